@@ -1,0 +1,58 @@
+"""System parts that some tests need: missing on a user's machine they are skipped with the reason, in CI they fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = {
+    "ansible": ("ansible-playbook", "ansible-core"),
+    "bash": ("bash", "bash"),
+    "nc": ("nc.openbsd", "netcat-openbsd"),
+    "nc-traditional": ("nc.traditional", "netcat-traditional"),
+    "node": ("node", "nodejs"),
+    "postfix": ("postfix", "postfix"),
+    "procmail": ("procmail", "procmail"),
+    "setfacl": ("setfacl", "acl"),
+    "shellcheck": ("shellcheck", "shellcheck"),
+    "ssh-keygen": ("ssh-keygen", "openssh-client"),
+    "sudo": ("sudo", "sudo"),
+    "useradd": ("useradd", "passwd"),
+}
+EXTRA_FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/15/bin")
+
+
+def program(name: str) -> str | None:
+    """The path of a program, also looked for where Debian keeps servers; None when it isn't there."""
+    search = os.pathsep.join([os.environ.get("PATH", ""), *EXTRA_FOLDERS])
+    return shutil.which(name, path=search)
+
+
+def missing(part: str, reason: str) -> None:
+    """Skip with the reason, or fail where the environment demands the part (CI)."""
+    demanded = os.environ.get("WODMAIL_REQUIRE_ALL") or os.environ.get(f"WODMAIL_REQUIRE_{part.upper()}")
+    if demanded and demanded != "0":
+        pytest.fail(f"{part} is demanded here but missing: {reason}")
+    pytest.skip(f"{part}: {reason}")
+
+
+def require(part: str) -> str:
+    """The path of the part's program; skips or fails the test when it is missing."""
+    if part == "root":
+        if os.geteuid() != 0:
+            missing("root", "needs root to make Linux users")
+        return ""
+    name, package = PROGRAMS[part]
+    found = program(name)
+    if found is None:
+        missing(part, f"no {name} here; on Debian: apt-get install {package}")
+    return str(found)
+
+
+def shared_notebooks() -> Path | None:
+    """The real workshops beside the checkout when somebody put them there, else None."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "notebooks"
+    return folder if folder.is_dir() else None
