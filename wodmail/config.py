@@ -1,104 +1,170 @@
 """The configuration: one YAML file of WOD* names, read once, checked whole.
 
-The only module that reads the environment. The fields of `Settings` are the names themselves, because Python, Ansible
-and shell share that one vocabulary.
+The only module that reads the environment. What the keys mean is in `wodmail.schema`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import difflib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from wodmail import checks
 from wodmail.errors import ConfigError, Problem
+from wodmail.schema import Network, Settings
+from wodmail.yamlfile import read_mapping
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+__all__ = ["Network", "Report", "Settings", "find", "load", "read"]
 
-
-def _networks(*texts: str) -> list[Network]:
-    return [ipaddress.ip_network(text) for text in texts]
-
-
-class Settings(BaseModel):
-    """Everything that can be set; unknown keys become Ansible variables (`model_extra`)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    WODUSER: str = "wodadmin"
-    WODGROUP: str = "production"
-    WODTYPE: str = "backend"
-    WODSENDER: str = ""
-    WODMONITOR: str = ""
-    WODPOSTPORT: int = Field(default=10025, ge=1, le=65535)
-    WODUSERMIN: int = Field(default=1, ge=1)
-    WODUSERMAX: int = Field(default=2000, ge=1)
-    WODBASESTDID: int = 0
-    UIDBASE: int = 2000
-    GIDBASE: int = 2000
-    WODSTUDDIR: Path = Path("/student")
-    WODBEDIR: Path | None = None
-    WODNOBO: Path | None = None
-    WODANSIBLEDIR: Path | None = None
-    WODSCRIPTDIR: Path | None = None
-    WODSYSDIR: Path | None = None
-    WODPRIVDIR: Path | None = None
-    WODANSIBLEPRIVDIR: Path | None = None
-    WODSCRIPTPRIVDIR: Path | None = None
-    WODSYSPRIVDIR: Path | None = None
-    WODPRIVNOBO: Path | None = None
-    WODBEFQDN: str = "localhost"
-    VAULTPWD: str = ""
-    WODSANDBOX: bool = False
-    WODSTATEDIR: Path = Path("/var/lib/wodmail")
-    WODDOOR: Literal["listener", "postfix"] = "listener"
-    WODLISTEN: str = "127.0.0.1"
-    WODTRUSTEDPEERS: list[Network] = _networks("127.0.0.0/8", "::1/128")
-    WODALLOWEDPEERS: list[Network] = _networks(
-        "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"
-    )
-    WODALLOWEDSENDERS: list[str] = []
-    WODSIGNKEYFILE: Path | None = None
-    WODREQUIRESIGNATURE: bool | list[Network] = False
-    WODSIGNWINDOW: int = 300
-    WODTLSCERT: Path | None = None
-    WODTLSKEY: Path | None = None
-    WODAUTHFILE: Path | None = None
-    WODMAILSIZE: int = 1024 * 1024
-    WODREPLYBUDGET: int = 20
-    WODSUBJECTNUMBER: Literal["auto", "count", "participant"] = "auto"
-    WODMAXCOUNT: int = 100
-    WODSTRICTRANGE: bool = False
-    WODOUTBOX: Path | None = None
-    WODSMTPURL: str = "smtp://localhost:25"
-    WODDATABASEURL: str = ""
-    WODBACKEND: str = ""
-    WODWORKERS: int = Field(default=(os.cpu_count() or 1) * 4, ge=1)
-    WODSTEPTIMEOUT: float = 900
-    WODSCRIPTTIMEOUT: float = 1800
-    WODDRAIN: float = 15
-    WODRETENTION: int = 90
-    WODREPLYCREDENTIALS: bool = False
-    WODPASSWORDLENGTH: int = Field(default=8, ge=8)
-    WODSSHKEYTYPE: Literal["rsa", "ed25519"] = "rsa"
-    WODAPIDBEXTURL: str = ""
+DEFAULT_FILE = Path("/etc/wod.yml")
 
 
-def load(path: Path | None = None) -> Settings:
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What reading a configuration found.
+
+    Args:
+        file: the file that was read.
+        settings: the settings; None when there are problems with single keys or with the file itself.
+        problems: what makes it unusable.
+        warnings: what is probably a mistake.
+    """
+
+    file: Path
+    settings: Settings | None
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def find(path: Path | None = None) -> Path:
+    """The configuration file in use: the one named, else $WOD_CONFIG, else /etc/wod.yml."""
+    return path or Path(os.environ.get("WOD_CONFIG") or DEFAULT_FILE)
+
+
+def load(path: Path | None = None, *, files: bool = True) -> Settings:
     """Read and check the configuration file.
 
     Args:
         path: the file; without it $WOD_CONFIG, else /etc/wod.yml.
+        files: whether the files and folders that it names are looked at too; a client that only sends mail need not.
 
     Raises:
         ConfigError: every problem found.
     """
-    file = path or Path(os.environ.get("WOD_CONFIG", "/etc/wod.yml"))
+    report = read(path, files=files)
+    if report.problems or report.settings is None:
+        raise ConfigError(report.problems)
+    return report.settings
+
+
+def read(path: Path | None = None, *, files: bool = True) -> Report:
+    """Read the configuration file and report everything that is wrong with it.
+
+    Args:
+        path: see `load`.
+        files: see `load`.
+    """
+    file = find(path).expanduser()
+    data, problems = read_mapping(file)
+    if data is None:
+        return Report(file, None, tuple(problems), ())
+    data = _from_here(data, file.absolute().parent)
+    warnings = [Problem(name, _near(name)) for name in data if _looks_ours(name)]
+    wrong, settings = _validated(data)
+    named = {problem.path for problem in wrong}
+    problems += wrong
+    further = checks.values(settings) + (checks.files(settings) if files else [])
+    problems += [problem for problem in further if problem.path not in named]
+    warnings += checks.advice(settings, file)
+    return Report(file, None if wrong else settings, tuple(problems), tuple(warnings))
+
+
+def _validated(data: dict[str, Any]) -> tuple[list[Problem], Settings]:
+    """Problems with single keys, and the settings that the other keys make, so that those can be judged together."""
     try:
-        data: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError([Problem(str(file), str(error))]) from error
-    return Settings.model_validate(data or {})
+        return [], Settings.model_validate(data)
+    except ValidationError as error:
+        wrong = [_problem(detail) for detail in error.errors(include_url=False)]
+    named = {problem.path for problem in wrong}
+    return wrong, Settings.model_validate({name: value for name, value in data.items() if name not in named})
+
+
+def _from_here(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The data with ~ and relative paths made absolute; relative ones start at the configuration file's folder.
+
+    An empty path counts as not written (it would mean the folder that the program happens to be started in).
+    """
+    fields = Settings.model_fields
+    folders = {name for name, field in fields.items() if field.annotation in (Path, Path | None)}
+    return {
+        name: folder / _home(value) if name in folders and isinstance(value, str) else value
+        for name, value in data.items()
+        if not (name in folders and value == "")
+    }
+
+
+def _home(value: str) -> Path:
+    """The path with ~ and ~user expanded; one of an unknown user stays as it is and is then reported as missing."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)
+
+
+def _looks_ours(name: str) -> bool:
+    return name.upper().startswith("WOD") and name not in Settings.model_fields
+
+
+def _near(name: str) -> str:
+    """Words about an unknown WOD... key, with the known name that it is probably meant to be."""
+    near = difflib.get_close_matches(name.upper(), Settings.model_fields, n=1, cutoff=0.6)
+    meant = f", perhaps {near[0]} is meant" if near else ""
+    return f"no known key{meant}; it is kept as a variable for Ansible and scripts"
+
+
+def _problem(detail: ErrorDetails) -> Problem:
+    """A pydantic error as key and plain words; the value is never quoted, it may be a secret."""
+    name = str(detail["loc"][0]) if detail["loc"] else "configuration"
+    index = next((part + 1 for part in detail["loc"][1:] if isinstance(part, int)), None)
+    where = f"entry {index}: " if index is not None else ""
+    return Problem(name, where + _words(detail))
+
+
+def _words(detail: ErrorDetails) -> str:
+    """What to write instead, by pydantic's type of error."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    limits = {
+        "greater_than_equal": "must be {ge} or more",
+        "greater_than": "must be more than {gt}",
+        "less_than_equal": "must be {le} or less",
+        "string_too_short": "must not be empty; write a value or remove the line",
+        "string_pattern_mismatch": "has characters that are not allowed; it must match {pattern}",
+        "literal_error": "must be one of: {expected}",
+        "value_error": "{error}",
+    }
+    if kind in limits:
+        return limits[kind].format(**context)
+    return _TYPES.get(kind, detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+_INTEGER = "must be a whole number, written in digits"
+_NUMBER = "must be a number"
+_TYPES = {
+    "int_parsing": _INTEGER,
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
+    "int_parsing_size": _INTEGER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text; put the value in quotes",
+    "path_type": "must be a path; put it in quotes",
+    "list_type": "must be a list: [first, second]",
+}

@@ -1,0 +1,206 @@
+"""What keys must be like together, and what the files they name must be like. Pure apart from looking at files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from wodmail.errors import Problem
+from wodmail.schema import Settings, secret_keys
+
+SERVICES = {
+    "API-DB": (("WODAPIDBEXTURL", "WODAPIDBUSER", "WODAPIDBUSERPWD"), ("WODAPIDBURL",)),
+    "JupyterHub": (("WODBEAPIURL", "WODBETOKEN"), ()),
+    "LDAP": (
+        ("WODLDAPSRVNAME", "WODLDAPDMN", "WODLDAPPWD"),
+        ("WODLDAPPORT", "WODLDAPBINDDN", "WODLDAPTLS", "WODLDAPSETUPUSER"),
+    ),
+}
+"""By service: the keys that it needs, and those that make sense with it alone."""
+
+KNOWN_APIDB = "has-known-an-api-db"
+
+
+def values(settings: Settings) -> list[Problem]:
+    """Everything wrong with the values together; looks at no file."""
+    found = [*_services(settings), *_students(settings), *_door(settings), *_urls(settings), *_names(settings)]
+    return found + unavailable(settings)
+
+
+def files(settings: Settings) -> list[Problem]:
+    """Everything wrong with the files and folders that the settings name."""
+    return [*_private_files(settings), *_folders(settings), *_state(settings)]
+
+
+def advice(settings: Settings, file: Path) -> list[Problem]:
+    """What works but is probably not meant."""
+    return [*_open_secrets(settings, file), *_postfix_advice(settings)]
+
+
+def unavailable(settings: Settings) -> list[Problem]:
+    """Services that are configured whole but that this version can't talk to."""
+    words = "not available in this version; remove these keys to run with the embedded default"
+    return [
+        Problem(needed[0], f"{service}: {words}")
+        for service, (needed, _) in SERVICES.items()
+        if all(getattr(settings, name) for name in needed)
+    ]
+
+
+def remember_apidb(settings: Settings) -> None:
+    """Leave a mark in the state folder that NUMBER has meant participants here; to be called when serving with one."""
+    if settings.apidb:
+        (settings.WODSTATEDIR / KNOWN_APIDB).touch(mode=0o600)
+
+
+def _written(settings: Settings, name: str) -> bool:
+    default: Any = Settings.model_fields[name].default
+    return name in settings.model_fields_set and getattr(settings, name) != default
+
+
+def _services(settings: Settings) -> Iterator[Problem]:
+    """Half-configured services: a lost key must never silently change what a mail means."""
+    for service, (needed, further) in SERVICES.items():
+        written = [name for name in (*needed, *further) if _written(settings, name)]
+        if not written:
+            continue
+        for name in needed:
+            if not getattr(settings, name):
+                yield Problem(name, f"{service} is half configured ({', '.join(written)}): write this key too, or none")
+
+
+def _students(settings: Settings) -> Iterator[Problem]:
+    if settings.WODUSERMIN > settings.WODUSERMAX:
+        yield Problem("WODUSERMIN", f"must not be above WODUSERMAX ({settings.WODUSERMAX})")
+    if "WODMAXCOUNT" in settings.model_fields_set and settings.WODMAXCOUNT > settings.WODUSERMAX:
+        yield Problem("WODMAXCOUNT", f"must not be above WODUSERMAX ({settings.WODUSERMAX})")
+
+
+def _door(settings: Settings) -> Iterator[Problem]:
+    """Keys of the front door that need or exclude each other."""
+    for name, other in (("WODTLSCERT", "WODTLSKEY"), ("WODTLSKEY", "WODTLSCERT")):
+        if getattr(settings, name) and not getattr(settings, other):
+            yield Problem(other, f"{name} is written: write the other half of the pair too, or neither")
+    if settings.WODREQUIRESIGNATURE is not False and settings.WODSIGNKEYFILE is None:
+        yield Problem("WODSIGNKEYFILE", "WODREQUIRESIGNATURE needs a file of keys: write its path")
+    if settings.WODDOOR != "postfix":
+        return
+    for name in ("WODTLSCERT", "WODTLSKEY", "WODAUTHFILE"):
+        if getattr(settings, name):
+            yield Problem(name, "belongs to the listener; with WODDOOR postfix remove it and configure Postfix instead")
+    if isinstance(settings.WODREQUIRESIGNATURE, list):
+        yield Problem(
+            "WODREQUIRESIGNATURE", "Postfix doesn't tell the peer, so no network can be exempt: true or false"
+        )
+
+
+def _urls(settings: Settings) -> Iterator[Problem]:
+    schemes = {
+        "WODSMTPURL": ("smtp",),
+        "WODDATABASEURL": ("postgresql", "sqlite"),
+        "WODAPIDBEXTURL": ("http", "https"),
+        "WODBEAPIURL": ("http", "https"),
+    }
+    for name, known in schemes.items():
+        text = getattr(settings, name)
+        if text and not _url_ok(text, known):
+            yield Problem(name, f"must begin with {' or '.join(f'{scheme}://' for scheme in known)} and name a host")
+    if settings.WODAPIDBEXTURL and not settings.WODAPIDBEXTURL.rstrip("/").endswith("/api"):
+        yield Problem("WODAPIDBEXTURL", "must end in /api")
+
+
+def _url_ok(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        return False
+    return url.scheme in schemes and bool(url.hostname or url.scheme == "sqlite")
+
+
+def _names(settings: Settings) -> Iterator[Problem]:
+    """Names that end up in mail headers or in a shared queue."""
+    for name in ("WODSENDER", "WODMONITOR"):
+        if not _address_ok(getattr(settings, name)):
+            yield Problem(name, "must be one mail address: name@host")
+    for number, address in enumerate(settings.WODALLOWEDSENDERS, 1):
+        if not _address_ok(address):
+            yield Problem("WODALLOWEDSENDERS", f"entry {number} must be one mail address: name@host")
+    shared = settings.WODDATABASEURL.startswith("postgresql")
+    if shared and not settings.WODSANDBOX and not {"WODBACKEND", "WODBEFQDN"} & settings.model_fields_set:
+        yield Problem("WODBACKEND", "with a shared database write this host's own name here, or in WODBEFQDN")
+
+
+def _address_ok(text: str) -> bool:
+    local, at, host = text.rpartition("@")
+    return not text or bool(local and at and host and text.isprintable() and not set(text) & set(' <>,;"'))
+
+
+def _private_files(settings: Settings) -> Iterator[Problem]:
+    """Files that must exist; those with secrets must be closed to others."""
+    for name in ("WODSIGNKEYFILE", "WODTLSCERT", "WODTLSKEY", "WODAUTHFILE"):
+        file: Path | None = getattr(settings, name)
+        if file is None:
+            continue
+        problem = _file_problem(file, private=name != "WODTLSCERT")
+        if problem:
+            yield Problem(name, problem)
+
+
+def _file_problem(file: Path, *, private: bool) -> str:
+    try:
+        status = file.stat()
+    except OSError as error:
+        return f"{file}: {error.strerror}; write the path of an existing file"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{file} is no file"
+    if private and status.st_mode & 0o037:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"{file} has mode {mode:04o} and is open to others; chmod 0600 (0640 when a group must read it)"
+    if not os.access(file, os.R_OK):
+        return f"{file} can't be read by this account"
+    return ""
+
+
+def _folders(settings: Settings) -> Iterator[Problem]:
+    """Folders that were written must exist; workshops must be somewhere."""
+    for name in ("WODROOTDIR", "WODBEDIR", "WODANSIBLEDIR", "WODSCRIPTDIR", "WODNOBO", "WODPRIVDIR", "WODPRIVNOBO"):
+        folder = getattr(settings, name)
+        if name in settings.model_fields_set and folder is not None and not folder.is_dir():
+            yield Problem(name, f"there is no folder {folder}; make it or write another path")
+    private = settings.WODPRIVNOBO
+    nowhere = not settings.WODNOBO.is_dir() and (private is None or not private.is_dir())
+    if nowhere and "WODNOBO" not in settings.model_fields_set:
+        yield Problem("WODNOBO", f"there are no workshops in {settings.WODNOBO}; write the folder that holds WKSHP-*")
+
+
+def _state(settings: Settings) -> Iterator[Problem]:
+    """The state folder: a folder, and not one that took NUMBER for participants unless the reading is explicit."""
+    state = settings.WODSTATEDIR
+    if state.exists() and not state.is_dir():
+        yield Problem("WODSTATEDIR", f"{state} is no folder")
+    known = os.access(state, os.X_OK) and (state / KNOWN_APIDB).exists()
+    if known and not settings.apidb and settings.WODSUBJECTNUMBER == "auto":
+        yield Problem(
+            "WODSUBJECTNUMBER",
+            f"{state} has worked with an API-DB, where NUMBER is a participant, and none is configured now: restore "
+            "its keys, or write count or participant here",
+        )
+
+
+def _open_secrets(settings: Settings, file: Path) -> Iterator[Problem]:
+    """A configuration with secrets in it should be closed to others."""
+    held = sorted(name for name in secret_keys() & settings.model_fields_set if getattr(settings, name))
+    if held and file.stat().st_mode & 0o007:
+        yield Problem(
+            str(file), f"holds {', '.join(held)} and is open to all; chmod 0640 it, owner root, group WODUSER"
+        )
+
+
+def _postfix_advice(settings: Settings) -> Iterator[Problem]:
+    if settings.WODDOOR == "postfix" and "WODALLOWEDPEERS" in settings.model_fields_set:
+        yield Problem("WODALLOWEDPEERS", "has no effect with WODDOOR postfix; Postfix decides who may connect")
