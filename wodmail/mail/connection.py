@@ -1,0 +1,239 @@
+"""The connection under an SMTP session: aiosmtpd's protocol, made to lose no mail.
+
+aiosmtpd cancels the session's task when the connection is lost, and a reply to a dead client ends the connection
+before everything was read. Here the task always runs to the end of what the peer has sent: a connection that is gone
+means that nobody reads the replies, not that its mails are void.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, AnyStr
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from wodmail.config import Settings
+from wodmail.errors import ConfigError
+from wodmail.mail import dialect
+from wodmail.mail.auth import AuthFile
+from wodmail.mail.spool import Spool
+
+log = logging.getLogger(__name__)
+
+MAX_LOGINS = 3
+
+
+class End(Exception):  # noqa: N818 - not an error: how a session ends
+    """The session is over."""
+
+
+@dataclass
+class Door:
+    """What all sessions of one listener share.
+
+    Args:
+        settings: the configuration.
+        spool: where mails are stored.
+        pool: threads that store and check passwords, because both take milliseconds.
+        on_stored: called in the listener's thread after a mail was stored.
+        peer_allowed: whether this address (a str) may command.
+        sender_allowed: whether this envelope sender may.
+        users: who may log in, None without AUTH.
+        tls: for STARTTLS, None without.
+        timeout: seconds that a session may take from one command to the next, the mail included.
+        limit: connections at a time; further ones get 421.
+    """
+
+    settings: Settings
+    spool: Spool
+    pool: Executor
+    on_stored: Callable[[], None]
+    peer_allowed: Callable[[str], bool]
+    sender_allowed: Callable[[str], bool]
+    users: AuthFile | None
+    tls: ssl.SSLContext | None
+    timeout: float
+    limit: int
+    sessions: set[Connection] = field(default_factory=set)
+    draining: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def busy_reply(self) -> str | None:
+        """The 421 for a client that comes now, None when it is welcome."""
+        if self.draining:
+            return "421 4.3.2 this server is about to stop, please try again in a minute"
+        if len(self.sessions) > self.limit:
+            return "421 4.7.0 too many connections, please try again in a minute"
+        return None
+
+
+class _Hooks:
+    """What aiosmtpd asks its handler for: nothing but the EHLO answer."""
+
+    async def handle_EHLO(  # noqa: N802 - aiosmtpd's name
+        self, server: Connection, session: Session, _envelope: Envelope, hostname: str, replies: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return server.capabilities(replies)
+
+
+_HOOKS = _Hooks()
+
+
+class Connection(SMTP):
+    """The connection of one client: aiosmtpd's protocol that outlives it, and the login.
+
+    Args:
+        door: what it shares with the others.
+        loop: the listener's event loop.
+    """
+
+    def __init__(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
+        # aiosmtpd reads both from the instance while it sets up. A line may fill the whole mail; the reader holds back
+        # a peer that has sent twice this much unread.
+        self.line_length_limit = door.settings.WODMAILSIZE + 4096
+        self.command_size_limits = defaultdict(lambda: 1024)
+        super().__init__(
+            _HOOKS,
+            data_size_limit=door.settings.WODMAILSIZE,
+            enable_SMTPUTF8=True,
+            hostname=door.settings.WODBEFQDN,
+            ident="ESMTP wodmail",
+            tls_context=door.tls,
+            timeout=door.timeout,
+            loop=loop,
+        )
+        self.door = door
+        self._ends: dialect.LineEnds | None = None
+        self._logins = 0
+        self._lost = asyncio.Event()
+        self.peer = ""
+        self.in_data = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected, or STARTTLS is through (aiosmtpd starts the session's task the first time)."""
+        self.peer = dialect.address(transport.get_extra_info("peername"))
+        self._ends = dialect.LineEnds() if dialect.within(self.peer, self.door.settings.WODTRUSTEDPEERS) else None
+        self._auth_require_tls = not dialect.is_loopback(self.peer)
+        self.door.sessions.add(self)
+        super().connection_made(transport)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the peer may speak the lenient dialect."""
+        return self._ends is not None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client; a trusted peer's bare LFs become CRLF here, so the rest knows CRLF alone."""
+        super().data_received(self._ends.feed(data) if self._ends else data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more, but may still read: the session goes on to the end of what has come."""
+        asyncio.StreamReaderProtocol.eof_received(self)
+        return self.session is not None and self.session.ssl is None
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client is gone; what it has sent until then still counts."""
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        if self._original_transport is not None:
+            self._original_transport.close()
+        elif self.transport is not None:
+            self._rescue_unread(self.transport)
+        # Not the error itself: a reader that has one hands out nothing more of what it holds.
+        asyncio.StreamReaderProtocol.connection_lost(self, None)
+        self._lost.set()
+
+    def _rescue_unread(self, transport: asyncio.BaseTransport) -> None:
+        # A reply to a dead client ends asyncio's connection while the kernel may hold more of what the client sent.
+        socket = transport.get_extra_info("socket")
+        unread = 4 * self.line_length_limit
+        try:
+            while unread > 0 and (data := os.read(socket.fileno(), 1 << 18)):
+                self.data_received(data)
+                unread -= len(data)
+        except OSError:  # nothing left, or the reset itself
+            return
+
+    def _timeout_cb(self) -> None:
+        if self.transport is not None and not self._lost.is_set():
+            self._writer.write(b"421 4.4.2 you have been silent for too long\r\n")
+            self._writer.close()
+
+    async def push(self, status: AnyStr) -> None:
+        """Send one reply line; to a client that is gone it is simply not sent."""
+        data = status.encode("utf-8", "replace") if isinstance(status, str) else status
+        if self._lost.is_set():
+            return
+        self._writer.write(data + b"\r\n")
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            self._lost.set()
+
+    def hang_up(self) -> None:
+        """End a session that is between two mails with a 421, at a stop of the server."""
+        if not self._lost.is_set() and self.transport is not None:
+            self._writer.write(b"421 4.3.2 this server stops now\r\n")
+            self._writer.close()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the peer has sent more than was read."""
+        return bool(self._reader._buffer)  # type: ignore[attr-defined]
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The session's task."""
+        return self._handler_coroutine
+
+    def capabilities(self, replies: list[str]) -> list[str]:
+        """aiosmtpd's EHLO lines with what really is on offer."""
+        if self.door.users is None:
+            return [reply for reply in replies if not reply.startswith("250-AUTH")]
+        return replies
+
+    async def smtp_AUTH(self, arg: str) -> None:  # noqa: N802 - aiosmtpd's name
+        """AUTH PLAIN and LOGIN, under TLS or on loopback only."""
+        if self.door.users is None:
+            await self.push("502 5.5.1 AUTH is not available here")
+            return
+        if self._logins >= MAX_LOGINS:
+            await self.push("421 4.7.0 too many logins")
+            raise End
+        self._logins += 1
+        await super().smtp_AUTH(arg)
+
+    async def auth_PLAIN(self, _: Any, args: list[str]) -> AuthResult:  # noqa: N802 - aiosmtpd's name
+        """Check the password of AUTH PLAIN (RFC 4616)."""
+        return await self._verified(await super().auth_PLAIN(_, args))
+
+    async def auth_LOGIN(self, _: Any, args: list[str]) -> AuthResult:  # noqa: N802 - aiosmtpd's name
+        """Check the password of AUTH LOGIN."""
+        return await self._verified(await super().auth_LOGIN(_, args))
+
+    def _authenticate(self, _mechanism: str, auth_data: Any) -> AuthResult:
+        # aiosmtpd asks in the event loop, where a hash would hold up every other session; `_verified` does the work.
+        return AuthResult(success=False, handled=False, auth_data=auth_data)
+
+    async def _verified(self, claim: AuthResult) -> AuthResult:
+        login = claim.auth_data
+        users = self.door.users
+        if not isinstance(login, LoginPassword) or users is None:
+            return claim
+        user, password = (value.decode("utf-8", "surrogateescape") for value in login)
+        try:
+            fits = await self.loop.run_in_executor(self.door.pool, users.verify, user, password)
+        except ConfigError as error:
+            log.error("AUTH is broken: %s", error.operator)  # noqa: TRY400 - no traceback
+            return AuthResult(success=False, handled=False, message="454 4.7.0 Temporary authentication failure")
+        if not fits:
+            log.warning("login refused for %r from %s", user, self.peer)
+        return AuthResult(success=fits, handled=False)
