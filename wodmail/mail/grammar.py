@@ -69,6 +69,8 @@ def visible(text: str, limit: int = QUOTED) -> str:
 
 def is_address(text: str) -> bool:
     """Whether the text is one plain e-mail address: an RFC 5321 dot-string at a host name, ASCII, up to 254 long."""
+    if "=?" in text:  # would be read as an encoded word in a header
+        return False
     return len(text) <= 254 and len(text.partition("@")[0]) <= 64 and _ADDRESS.fullmatch(text) is not None
 
 

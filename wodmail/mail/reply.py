@@ -1,0 +1,200 @@
+"""Every mail that wodmail writes, rendered from templates: results, refusals, answers, notices. Pure.
+
+A reply is made from plain data, so the same data gives the same mail again after a crash, Message-ID included.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from email.message import EmailMessage
+
+import jinja2
+
+from wodmail.config import Settings
+from wodmail.errors import Refused
+from wodmail.mail.grammar import is_address, visible
+from wodmail.mail.letter import letter, message_id, no_reply_reason, should_reply
+from wodmail.mail.report import (
+    CredentialsData,
+    JobReport,
+    PlanStep,
+    ReplyData,
+    StepReport,
+    first_line,
+    headline,
+    iso,
+    result_json,
+    tail,
+    what_next,
+)
+from wodmail.model import State
+
+__all__ = [
+    "CredentialsData",
+    "JobReport",
+    "PlanStep",
+    "ReplyData",
+    "StepReport",
+    "no_reply_reason",
+    "render_alarm",
+    "render_budget_notice",
+    "render_credentials",
+    "render_duplicate",
+    "render_ping",
+    "render_plan",
+    "render_refusal",
+    "render_result",
+    "result_json",
+    "should_reply",
+]
+
+
+def render_result(settings: Settings, data: ReplyData) -> EmailMessage:
+    """The mail that ends a request: a transcript for people, result.json for programs.
+
+    Args:
+        settings: name the backend and say whether passwords may be shown.
+        data: the request.
+    """
+    ending = headline(data)
+    text = _render(
+        "result",
+        data=data,
+        headline=ending,
+        next_steps=what_next(data),
+        show_password=settings.WODREPLYCREDENTIALS,
+        tail=tail,
+        width=max((len(step.name) for job in data.jobs for step in job.steps), default=0),
+    )
+    mail = _reply(settings, data, "result", f"Re: {data.quoted}: {ending}", text)
+    document = result_json(data, credentials=settings.WODREPLYCREDENTIALS)
+    mail.add_attachment(
+        json.dumps(document, indent=2, ensure_ascii=True).encode("ascii") + b"\n",
+        maintype="application",
+        subtype="json",
+        filename="result.json",
+    )
+    return mail
+
+
+def render_refusal(settings: Settings, data: ReplyData) -> EmailMessage:
+    """The answer to a mail that is not executed; `data.reason` says why and shows a correct example."""
+    text = _render("refusal", data=data)
+    return _reply(settings, data, "refused", f"Re: {data.quoted}: {headline(data)}", text)
+
+
+def render_duplicate(settings: Settings, data: ReplyData, first: int) -> EmailMessage:
+    """The answer to a mail that asks again for what request number `first` already does or did."""
+    text = _render("duplicate", data=data, first=first)
+    return _reply(settings, data, "duplicate", f"Re: {data.quoted}: already in hand as request {first}", text)
+
+
+def render_ping(settings: Settings, data: ReplyData, facts: Mapping[str, object]) -> EmailMessage:
+    """The answer to PING.
+
+    Args:
+        settings: see `render_result`.
+        data: the request.
+        facts: what to tell, in order, e.g. the version and how many jobs run; never a secret.
+    """
+    text = _render("ping", data=data, facts=facts, backend=settings.WODBEFQDN)
+    return _reply(settings, data, "ping", f"Re: {data.quoted}: pong", text)
+
+
+def render_plan(
+    settings: Settings, data: ReplyData, jobs: Sequence[tuple[Sequence[int], Sequence[PlanStep]]]
+) -> EmailMessage:
+    """The answer to PLAN: what would run, for each job its students and steps.
+
+    Args:
+        settings: see `render_result`.
+        data: the request.
+        jobs: students and steps of each job that the action would make.
+    """
+    titled = [(JobReport(tuple(students), State.WAITING).title, steps) for students, steps in jobs]
+    text = _render("plan", data=data, jobs=titled)
+    return _reply(settings, data, "plan", f"Re: {data.quoted}: the plan; nothing was changed", text)
+
+
+def render_budget_notice(settings: Settings, data: ReplyData, until: datetime) -> EmailMessage:
+    """The last answer for a while to an address that was refused too often (WODREPLYBUDGET an hour)."""
+    text = _render("budget", data=data, until=iso(until), budget=settings.WODREPLYBUDGET)
+    return _reply(settings, data, "budget", "Further replies to you are held back for a while", text)
+
+
+def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessage:
+    """The mail that tells a participant how to log in.
+
+    Raises:
+        Refused: the address is not one plain e-mail address.
+    """
+    if not is_address(data.email):
+        raise Refused(f'"{visible(data.email)}" is no plain e-mail address; no credentials were sent')
+    kind = f"credentials-{data.student}"
+    return letter(
+        settings,
+        to=data.email,
+        subject=f"Your workshop {visible(data.workshop)} is ready",
+        text=_render("credentials", data=data),
+        identity=message_id(settings, data.request, kind, data.received, data.turn),
+        at=data.at,
+        automatic="auto-generated",
+    )
+
+
+def render_alarm(settings: Settings, data: ReplyData, *, key: str, what: str, lines: Sequence[str]) -> EmailMessage:
+    """A mail to WODMONITOR about something that an operator must look at.
+
+    Args:
+        settings: see `render_result`; WODMONITOR is the recipient.
+        data: the request that it is about.
+        key: one word that tells the alarms of one request apart, e.g. `seat-121`.
+        what: the subject.
+        lines: what happened and what to do next.
+    """
+    safe_key = "".join(char if char.isascii() and char.isalnum() else "-" for char in key)[:40]
+    return letter(
+        settings,
+        to=settings.WODMONITOR,
+        subject=f"wodmail {settings.WODBEFQDN}: {what}",
+        text=_render("alarm", data=data, what=what, lines=lines),
+        identity=message_id(settings, data.request, f"alarm-{safe_key}", data.received, data.turn),
+        at=data.finished or data.received,
+        automatic="auto-generated",
+    )
+
+
+def _reply(settings: Settings, data: ReplyData, kind: str, subject: str, text: str) -> EmailMessage:
+    return letter(
+        settings,
+        to=data.to,
+        subject=subject,
+        text=text,
+        identity=message_id(settings, data.request, kind, data.received, data.turn),
+        at=data.finished or data.received,
+        in_reply_to=data.in_reply_to,
+        references=data.references,
+    )
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("wodmail.mail"),
+    autoescape=jinja2.select_autoescape(),  # no escapes in plain text; `letter` makes visible what does not print
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters.update(iso=iso, seconds=_seconds, visible=visible)
+
+
+def _render(template: str, **values: object) -> str:
+    text = _TEMPLATES.get_template(f"{template}.txt.j2").render(**values)
+    return re.sub(r"\n{3,}", "\n\n", text)
