@@ -38,7 +38,7 @@ def files(settings: Settings) -> list[Problem]:
 
 def advice(settings: Settings, file: Path) -> list[Problem]:
     """What works but is probably not meant."""
-    return [*_open_secrets(settings, file), *_postfix_advice(settings)]
+    return [*_open_secrets(settings, file), *_senders(settings), *_postfix_advice(settings), *_blanks(settings)]
 
 
 def unavailable(settings: Settings) -> list[Problem]:
@@ -204,3 +204,16 @@ def _open_secrets(settings: Settings, file: Path) -> Iterator[Problem]:
 def _postfix_advice(settings: Settings) -> Iterator[Problem]:
     if settings.WODDOOR == "postfix" and "WODALLOWEDPEERS" in settings.model_fields_set:
         yield Problem("WODALLOWEDPEERS", "has no effect with WODDOOR postfix; Postfix decides who may connect")
+
+
+def _senders(settings: Settings) -> Iterator[Problem]:
+    """With the sandbox off, an empty list of senders lets nobody command."""
+    if not (settings.WODSANDBOX or settings.WODSENDER or settings.WODALLOWEDSENDERS):
+        yield Problem("WODSENDER", "is empty, so nobody may command; write the envelope sender of the frontend's mails")
+
+
+def _blanks(settings: Settings) -> Iterator[Problem]:
+    """Existing scripts use these paths unquoted."""
+    for name in ("WODANSIBLEDIR", "WODANSIBLEPRIVDIR", "WODSCRIPTDIR", "WODSCRIPTPRIVDIR", "WODNOBO", "WODSTUDDIR"):
+        if any(character.isspace() for character in str(getattr(settings, name) or "")):
+            yield Problem(name, "has a blank in its path; workshop scripts that use it unquoted will not find it")

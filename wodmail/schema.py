@@ -6,8 +6,10 @@ The fields are the WOD* names themselves, because Python, Ansible and shell scri
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import pwd
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,7 +180,9 @@ class Settings(BaseModel):
     WODTLSKEY: Path | None = key(None, "Its private key (PEM, mode 0600).")
     WODAUTHFILE: Path | None = key(None, "user:hash lines for SMTP AUTH on the listener (mode 0600).")
 
-    WODSENDER: str = key("", "Envelope sender that may command; wod-test-action uses it.", shown="WODUSER@WODBEFQDN")
+    WODSENDER: str = key(
+        "", "Envelope sender that may command; wod-test-action uses it.", shown="none; in the sandbox anybody"
+    )
     WODALLOWEDSENDERS: Words = key([], "Envelope senders that may command besides WODSENDER.")
     WODALLOWEDPEERS: Networks = key(networks(*LOOPBACK, *PRIVATE), "Networks that may connect to the listener at all.")
     WODSIGNKEYFILE: Path | None = key(None, "HMAC keys, one a line, newest first (mode 0600).")
@@ -254,6 +258,20 @@ class Settings(BaseModel):
         return bool(self.WODAPIDBEXTURL)
 
     @property
+    def test_sender(self) -> str:
+        """The envelope sender that wod-test-action uses: WODSENDER, else WODUSER at this host."""
+        return self.WODSENDER or f"{self.WODUSER}@{self.WODBEFQDN}"
+
+    @property
+    def trace_file(self) -> Path:
+        """`.mail/from` in the home of WODUSER; in the sandbox, or without such an account, in WODSTATEDIR."""
+        home = self.WODSTATEDIR
+        if not self.WODSANDBOX:
+            with contextlib.suppress(KeyError):
+                home = Path(pwd.getpwnam(self.WODUSER).pw_dir)
+        return home / ".mail" / "from"
+
+    @property
     def number_reading(self) -> Literal["count", "participant"]:
         """What the subject's NUMBER means on this backend."""
         if self.WODSUBJECTNUMBER != "auto":
@@ -301,7 +319,6 @@ def _names(settings: Settings) -> dict[str, Any]:
     return {
         "WODBEEXTFQDN": host,
         "WODBACKEND": host,
-        "WODSENDER": f"{settings.WODUSER}@{host}",
         "WODAPIDBURL": rest.partition("/")[0],
     }
 
