@@ -128,6 +128,7 @@ class Masker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._forms: dict[str, frozenset[str]] = {}
         self._known: tuple[str, ...] = ()
 
     def register(self, value: str) -> None:
@@ -148,10 +149,11 @@ class Masker:
             count = self._counts[value] + by
             if count > 0:
                 self._counts[value] = count
+                self._forms.setdefault(value, _forms(value))
             else:
-                del self._counts[value]
-            forms = {form for secret in self._counts for form in _forms(secret)}
-            self._known = tuple(sorted(forms, key=len, reverse=True))
+                self._counts.pop(value, None)
+                self._forms.pop(value, None)
+            self._known = tuple(frozenset().union(*self._forms.values()))
 
     @contextmanager
     def registered(self, *values: str) -> Iterator[None]:
