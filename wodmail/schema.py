@@ -156,6 +156,9 @@ class Settings(BaseModel):
     WODINSDIR: Path = key(Path(), "Installation scripts.", shown="WODBEDIR/install")
 
     WODSANDBOX: bool = key(False, "Students' accounts are plain folders; no root needed.")
+    WODHELPER: Path = key(
+        Path("/usr/local/libexec/wodmail-helper"), "The root helper, as `wodmail helper install` puts it."
+    )
     WODSTATEDIR: Path = key(
         Path("/var/lib/wodmail"),
         "Spool, database, secrets, artifacts and locks; shared by serve and pipe, owned by WODUSER.",

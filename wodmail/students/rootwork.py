@@ -1,0 +1,259 @@
+"""The vocabulary of the root helper: each thing that can be asked of it, one function each.
+
+Standard library alone: the root helper carries a copy of this file. Every function that touches a home first becomes
+the student, for good; the worker that it runs in ends with its answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wodmail.students import homes, treewriter
+from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, become, locked, opened_home
+
+VERSION = 1
+_WORKSHOP = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PASSWORD = re.compile(r"[!-9;-~]{1,128}")
+_GRACE = 1.0
+_END_SECONDS = 20.0
+
+
+@dataclass
+class Request:
+    """One request: its fields and its payload."""
+
+    fields: dict[str, Any]
+    payload: bytes = b""
+
+
+@dataclass
+class Answer:
+    """One answer: its fields and its payload."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    payload: bytes = b""
+
+
+def processes_of(uid: int) -> set[int]:
+    """The pids of what runs as a uid (real, effective or saved), without the dead and without this process."""
+    found: set[int] = set()
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        try:
+            with Path(f"/proc/{pid}/status").open(encoding="utf-8", errors="replace") as file:
+                lines = dict(line.split(":", 1) for line in file if line.startswith(("State:", "Uid:")))
+        except (OSError, ValueError):
+            continue
+        alive = lines.get("State", "Z").split()[0] not in ("Z", "X")
+        if alive and str(uid) in lines.get("Uid", "").split()[:3]:
+            found.add(pid)
+    return found - {os.getpid()}
+
+
+def end_processes(uid: int) -> int:
+    """End everything that runs as this process's own uid: TERM, then all stopped at once and killed, until none is.
+
+    `kill(-1, …)` reaches them all in one go, also those that fork as fast as they can, and never the caller.
+
+    Raises:
+        HelperError: something still runs after 20 seconds.
+    """
+    if uid in (0, -1) or uid not in os.getresuid() or os.geteuid() != uid:
+        raise HelperError("failed", "The root helper refused to end processes.", f"not running as uid {uid}")
+    seen = found = processes_of(uid)
+    if found:
+        _signal_all(signal.SIGTERM, signal.SIGCONT)
+        soon = time.monotonic() + _GRACE
+        while (found := processes_of(uid)) and time.monotonic() < soon:
+            time.sleep(0.01)
+    end = time.monotonic() + _END_SECONDS
+    while found and time.monotonic() < end:
+        seen = seen | found
+        _signal_all(signal.SIGSTOP, signal.SIGKILL)
+        time.sleep(0.01)
+        found = processes_of(uid)
+    if found:
+        raise HelperError("failed", "Some of the student's processes can't be ended.", f"pids {sorted(found)[:10]}")
+    return len(seen)
+
+
+def _signal_all(*signals: int) -> None:
+    for number in signals:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, number)
+
+
+# What can be asked. Each of these runs in a worker of its own.
+
+
+def ping(limits: Limits) -> Answer:
+    """Say that the helper works and what it may touch."""
+    return Answer({"version": VERSION, "limits": vars(limits)})
+
+
+def forget(_limits: Limits) -> Answer:
+    """Nothing is remembered about a student, so there is nothing to do."""
+    return Answer()
+
+
+def set_password(_limits: Limits, request: Request, account: Account) -> Answer:
+    """Set the account's password through chpasswd; the password goes through a pipe and is never shown."""
+    password = request.fields.get("password")
+    if not isinstance(password, str) or not _PASSWORD.fullmatch(password):
+        raise HelperError("refused", "That password can't be set.", "1 to 128 printable ASCII, no blank, no colon")
+    with locked("passwd"):
+        done = subprocess.run(
+            ["chpasswd"],
+            input=f"{account.name}:{password}\n".encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        )
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").replace(password, "********").strip()[-500:]
+        raise HelperError("failed", "The new password could not be set.", f"chpasswd: {done.returncode}: {said}")
+    return Answer()
+
+
+def check(_limits: Limits, _request: Request, account: Account) -> Answer:
+    """See that account and home are what they should be."""
+    become(account)
+    with opened_home(account):
+        return Answer()
+
+
+def end_all(_limits: Limits, _request: Request, account: Account) -> Answer:
+    """End everything that runs as the student."""
+    become(account)
+    return Answer({"ended": end_processes(account.uid)})
+
+
+def erase(limits: Limits, request: Request, account: Account) -> Answer:
+    """End the student's processes, empty the home and unpack the payload (skel and keys) into it."""
+    user = _uid_of(limits.user)
+    become(account)
+    ended = end_processes(account.uid)
+    with opened_home(account) as home, _home_trouble(account, "emptied and filled anew"):
+        homes.empty(home)
+        homes.share_folder(home, user, 0o700)
+        count = treewriter.install(home, [], list(inside(treewriter.unpack(request.payload))))
+        homes.show_folder(home, ".ssh", user)
+    return Answer({"ended": ended, "files": count})
+
+
+def verify_erased(_limits: Limits, request: Request, account: Account) -> Answer:
+    """See that nothing but the paths listed is in the home and that nothing runs as the student."""
+    allowed = request.fields.get("allowed")
+    if not isinstance(allowed, list):
+        raise HelperError("failed", "The request was not understood.", "allowed must be a list of paths")
+    become(account)
+    with opened_home(account) as home, _home_trouble(account, "looked through"):
+        left = homes.unexpected(home, {str(path) for path in allowed})
+    if left:
+        raise HelperError("failed", f"The home of {account.name} is not empty.", f"left: {homes.NotEmptyError(left)}")
+    alive = processes_of(account.uid)
+    if alive:
+        raise HelperError("failed", f"Processes of {account.name} still run.", f"pids {sorted(alive)[:10]}")
+    return Answer()
+
+
+def install_tree(limits: Limits, request: Request, account: Account) -> Answer:
+    """Replace a workshop in the home by the payload, give everything u+rwX and wodmail's account its ACL."""
+    workshop, remove = request.fields.get("workshop"), request.fields.get("remove", [])
+    if not isinstance(workshop, str) or not _WORKSHOP.fullmatch(workshop) or not isinstance(remove, list):
+        raise HelperError("refused", "That is no workshop's folder.", f"workshop {workshop!r}, remove {remove!r}")
+    user = _uid_of(limits.user)
+    become(account)
+    with opened_home(account) as home, _home_trouble(account, "written to"):
+        entries = list(inside(treewriter.unpack(request.payload)))
+        count = treewriter.install(home, [workshop, *map(str, remove)], entries)
+        homes.share_tree(home, workshop, user)
+        for entry in entries:
+            if entry.path.split("/")[0] != workshop:
+                homes.share_tree(home, entry.path, user, depth=0)
+    return Answer({"files": count})
+
+
+def read_notebooks(_limits: Limits, request: Request, account: Account) -> Answer:
+    """The notebooks of a workshop, packed as a tar archive."""
+    workshop = request.fields.get("workshop")
+    if not isinstance(workshop, str) or not _WORKSHOP.fullmatch(workshop):
+        raise HelperError("refused", "That is no workshop's folder.", f"workshop {workshop!r}")
+    become(account)
+    with opened_home(account) as home, _home_trouble(account, "read"):
+        found = homes.notebooks(home, workshop)
+    return Answer({}, treewriter.pack(treewriter.Entry(path, "file", data=data) for path, data in found))
+
+
+ANYBODY: dict[str, Callable[[Limits], Answer]] = {"ping": ping, "forget": forget}
+"""Requests that are about no student."""
+
+STUDENT: dict[str, Callable[[Limits, Request, Account], Answer]] = {
+    "check": check,
+    "set_password": set_password,
+    "end_processes": end_all,
+    "erase": erase,
+    "verify_erased": verify_erased,
+    "install_tree": install_tree,
+    "read_notebooks": read_notebooks,
+}
+"""Requests about one student; they run with the student's lock held."""
+
+
+def perform(limits: Limits, request: Request) -> Answer:
+    """Do what a request asks for, if the vocabulary has it and the limits allow it.
+
+    Raises:
+        HelperError: what was wrong.
+    """
+    name = str(request.fields.get("op"))
+    if name in ANYBODY:
+        return ANYBODY[name](limits)
+    if name not in STUDENT:
+        raise HelperError("refused", "The root helper doesn't do that.", f"op {name[:40]!r}")
+    account = account_of(limits, request.fields.get("student"))
+    with locked(account.name):
+        return STUDENT[name](limits, request, account)
+
+
+def inside(entries: Iterator[treewriter.Entry]) -> Iterator[treewriter.Entry]:
+    """Pass the entries on; a symbolic link that points out of the home is refused.
+
+    Raises:
+        HelperError: such a link.
+    """
+    for entry in entries:
+        if entry.kind == "link":
+            path = os.path.normpath(f"{entry.path}/../{entry.target}" if entry.target[:1] != "/" else entry.target)
+            if path.startswith(("/", "../")) or path == "..":
+                raise HelperError("refused", f"The link {entry.path} leads out of the home.", f"to {entry.target!r}")
+        yield entry
+
+
+def _uid_of(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise HelperError("failed", "The root helper's limits are impossible.", f"no user {user}") from None
+
+
+@contextlib.contextmanager
+def _home_trouble(account: Account, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, homes.NotEmptyError, ValueError, tarfile.TarError) as error:
+        words = f"The home of {account.name} could not be {doing}."
+        raise HelperError("failed", words, f"{account.home}: {error}") from error

@@ -1,0 +1,130 @@
+"""Accounts without root: every student is a plain folder of the user who runs wodmail, made when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from wodmail.config import Settings
+from wodmail.errors import Failed
+from wodmail.students import base, homes, keys, treewriter
+
+_SCRYPT = {"n": 2**13, "r": 8, "p": 1}
+
+
+class SandboxAccounts:
+    """Implements `Accounts` with folders below WODSTUDDIR; passwords are kept as scrypt hashes below WODSTATEDIR.
+
+    Args:
+        settings: WODSTUDDIR, WODSTATEDIR, WODUSERMIN, WODUSERMAX, WODSSHKEYTYPE and the folders of skel.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._passwords = settings.WODSTATEDIR / "passwords"
+
+    def home(self, student: int) -> Path:
+        """The home's path."""
+        base.check_number(self._settings, student)
+        return self._settings.WODSTUDDIR / base.name_of(student)
+
+    def check(self, student: int) -> None:
+        """Make the home when it is missing, and see that it is a folder of ours and no link."""
+        with self._opened(student):
+            pass
+
+    def set_password(self, student: int, password: str) -> None:
+        """Keep a hash of the password, by which `verify_password` knows it."""
+        base.check_number(self._settings, student)
+        base.check_password(password)
+        salt = secrets.token_bytes(16)
+        text = json.dumps({"version": 1, "salt": salt.hex(), "scrypt": _hash(password, salt).hex()})
+        fresh = self._passwords / f".{base.name_of(student)}.{secrets.token_hex(6)}"
+        try:
+            self._passwords.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(text)
+            fresh.replace(self._passwords / base.name_of(student))
+        except OSError as error:
+            raise Failed("The new password could not be set.", f"{self._passwords}: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
+    def verify_password(self, student: int, password: str) -> bool:
+        """Whether that is the student's password."""
+        base.check_number(self._settings, student)
+        try:
+            kept = json.loads((self._passwords / base.name_of(student)).read_text())
+        except FileNotFoundError:
+            return False
+        return hmac.compare_digest(_hash(password, bytes.fromhex(kept["salt"])).hex(), kept["scrypt"])
+
+    def end_processes(self, student: int) -> int:
+        """Nothing runs as a sandbox student, so nothing is ended."""
+        base.check_number(self._settings, student)
+        return 0
+
+    def erase(self, student: int) -> None:
+        """Empty the home, copy public and private skel, make a new ssh key pair."""
+        pair = keys.new_pair(self._settings.WODSSHKEYTYPE, f"{base.name_of(student)}@{self._settings.WODBEFQDN}")
+        entries = [*base.skel(self._settings), *pair]
+        with self._opened(student) as home:
+            try:
+                homes.empty(home)
+                treewriter.install(home, [], entries)
+                os.fchmod(home, 0o700)
+            except (OSError, homes.NotEmptyError, ValueError) as error:
+                words = f"The home of student {student} could not be emptied and filled anew."
+                raise Failed(words, f"{self.home(student)}: {error}") from error
+
+    def verify_erased(self, student: int) -> None:
+        """See that nothing but skel and ssh keys is left."""
+        with self._opened(student) as home:
+            left = homes.unexpected(home, set(base.expected(base.skel(self._settings))))
+        if left:
+            words = f"The home of student {student} is not empty."
+            raise Failed(words, f"left in {self.home(student)}: {homes.NotEmptyError(left)}")
+
+    def notebooks(self, student: int, workshop: str) -> list[tuple[str, bytes]]:
+        """The student's notebooks of one workshop."""
+        with self._opened(student) as home:
+            return homes.notebooks(home, base.folder_of(workshop))
+
+    def writer_argv(self) -> list[str]:
+        """Directly: the homes are ours."""
+        return []
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    @contextmanager
+    def _opened(self, student: int) -> Iterator[int]:
+        """The home as a descriptor, the home made when missing."""
+        path = self.home(student)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            home = treewriter.open_home(str(path.parent), path.name)
+        except OSError as error:
+            raise base.explain_home(student, path, error) from error
+        try:
+            status = os.fstat(home)
+            if status.st_uid != os.geteuid():
+                raise Failed(f"The home of student {student} belongs to somebody else.", f"{path}: uid {status.st_uid}")
+            os.fchmod(home, stat.S_IMODE(status.st_mode) | 0o700)
+            yield home
+        finally:
+            os.close(home)
+
+
+def _hash(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=_SCRYPT["n"], r=_SCRYPT["r"], p=_SCRYPT["p"])
