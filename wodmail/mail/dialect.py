@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 _STRICT_PATH = re.compile(r"(?P<word>FROM|TO):<(?P<address>[^<>]*)>(?P<options>(?: +\S+)*) *", re.IGNORECASE)
@@ -92,16 +93,21 @@ def address(peername: Any) -> str:
     """
     if not peername:
         return ""
-    found = ipaddress.ip_address(str(peername[0]).partition("%")[0])
+    found = _parsed(str(peername[0]).partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return str(mapped or found)
 
 
 def within(peer: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
     """Whether the address is in one of the networks; never when it is unknown ("")."""
-    return bool(peer) and any(ipaddress.ip_address(peer) in network for network in networks)
+    return bool(peer) and any(_parsed(peer) in network for network in networks)
+
+
+@lru_cache(maxsize=256)
+def _parsed(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(peer)
 
 
 def is_loopback(peer: str) -> bool:
     """Whether the address is this machine's own."""
-    return bool(peer) and ipaddress.ip_address(peer).is_loopback
+    return bool(peer) and _parsed(peer).is_loopback
