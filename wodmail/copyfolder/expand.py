@@ -1,0 +1,152 @@
+"""Expand a workshop's templates with Ansible's own engine. Imported inside Ansible only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from jinja2 import TemplateError
+
+from wodmail.copyfolder import blame, notebook
+from wodmail.copyfolder.source import Source, is_template
+from wodmail.copyfolder.variables import first_line, trusted
+from wodmail.errors import Failed
+from wodmail.students.treewriter import Entry
+
+Mask = Callable[[str], str]
+_INSIDE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_FACT = re.compile(r"\bansible_\w+")
+# Errors that a template itself can cause: Ansible's, Jinja's, and what a filter or a method raises on a wrong value.
+TEMPLATE_ERRORS = (
+    AnsibleError,
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+class Expander:
+    """Expands the templates of one workshop for one set of variables after the other.
+
+    Args:
+        templar: the action plugin's templar.
+        source: the workshop's folder.
+        mask: hides secrets in the text of an error.
+    """
+
+    def __init__(self, templar: Any, source: Source, mask: Mask) -> None:
+        self._templar = templar
+        self._source = source
+        self._mask = mask
+
+    def files(self, variables: Mapping[str, Any]) -> list[Entry]:
+        """The workshop's entries, expanded where they are templates.
+
+        Raises:
+            Failed: names file, line and variable.
+        """
+        return [self._file(entry, variables) for entry in self._source.entries]
+
+    def _file(self, entry: Entry, variables: Mapping[str, Any]) -> Entry:
+        if not is_template(entry):
+            return entry
+        try:
+            text = entry.data.decode()
+        except UnicodeDecodeError as error:
+            line = entry.data[: error.start].count(b"\n") + 1
+            words = f"{entry.path} line {line} is not UTF-8 text, so its template marks can't be expanded"
+            raise Failed(words, f"{self._source.folder / entry.path}: {error.reason} at byte {error.start}") from error
+        expanded = self._render(entry, text, variables)
+        wrong = notebook.problem(expanded) if entry.path.endswith(".ipynb") else None
+        if wrong:
+            words = f"{entry.path} is no valid notebook after its variables were filled in: {wrong}"
+            raise Failed(self._mask(words), f"{self._source.folder / entry.path}: {self._mask(wrong)}")
+        return Entry(entry.path, "file", entry.mode, expanded.encode(errors="surrogatepass"))
+
+    def _render(self, entry: Entry, text: str, variables: Mapping[str, Any]) -> str:
+        templar = self._for_file(entry, variables)
+        try:
+            return render(templar, text)
+        except TEMPLATE_ERRORS as error:
+            raise self._failure(entry, text, error, templar) from error
+
+    def _for_file(self, entry: Entry, variables: Mapping[str, Any]) -> Any:
+        """A templar that finds `{% include %}` files beside the template and in the workshop's folder."""
+        beside = (self._source.folder / entry.path).parent
+        search = [str(beside), str(self._source.folder)]
+        return self._templar.copy_with_new_env(searchpath=search, available_variables=dict(variables))
+
+    def _failure(self, entry: Entry, text: str, error: BaseException, templar: Any) -> Failed:
+        """The error as file, line and variable, with what to do about it."""
+        where = self._source.folder / entry.path
+        broken = blame.syntax(text)
+        if broken:
+            words = f"{entry.path} line {broken[0]}: the template's syntax is wrong: {broken[1]}"
+            return Failed(words, f"{where}:{broken[0]}: {broken[1]}")
+
+        def again(changed: str) -> str:
+            try:
+                render(templar, changed)
+            except TEMPLATE_ERRORS as repeated:
+                return messages(repeated)
+            return ""
+
+        message = messages(error)
+        found = blame.find(text, message, again)
+        line = f" line {found.line}" if found.line else ""
+        words = self._mask(_words(found.variable, message))
+        return Failed(f"{entry.path}{line}: {words}", f"{where}:{found.line or '?'}: {self._mask(message)}")
+
+
+def _words(variable: str, message: str) -> str:
+    if variable == "PASSSTU":
+        return 'the variable PASSSTU is not defined; set "varpass: true" in the workshop\'s wod.yml'
+    if variable:
+        return (
+            f"the variable {variable} is not defined; "
+            "define it in a group_vars file or in the workshop's variable file (docs/copy-folder.md)"
+        )
+    return f"the template can't be expanded: {message}"
+
+
+def render(templar: Any, text: str) -> str:
+    """Expand a text with the settings of Ansible's template module (blocks trimmed, backslashes left alone)."""
+    if hasattr(templar, "evaluate_expression"):
+        result = templar.template(trusted(text), escape_backslashes=False, overrides={"trim_blocks": True})
+    else:  # ansible-core before 2.19: `template` would turn JSON into data
+        result = templar.do_template(text, preserve_trailing_newlines=True, escape_backslashes=False)
+    return "" if result is None else str(result)
+
+
+def messages(error: BaseException) -> str:
+    """The first lines of an error and of what caused it."""
+    parts: list[str] = []
+    step: BaseException | None = error
+    while step is not None and len(parts) < 4:
+        line = first_line(step)
+        if line not in parts:
+            parts.append(line)
+        step = step.__cause__
+    return " / ".join(parts)
+
+
+def facts_wanted(source: Source, known: Mapping[str, Any]) -> bool:
+    """Whether a template names gathered facts: `ansible_facts` or an `ansible_…` name that is no variable."""
+    for entry in source.templates():
+        for part in _INSIDE.findall(entry.data.decode(errors="replace")):
+            names = set(_FACT.findall(part)) - {"ansible_managed"}
+            if "ansible_facts" in names or any(name not in known for name in names):
+                return True
+    return False
+
+
+def other_hosts_wanted(source: Source) -> bool:
+    """Whether a template looks at the variables of a host other than its own."""
+    pattern = re.compile(rb"hostvars(?!\s*\[\s*inventory_hostname\s*\])")
+    return any(pattern.search(entry.data) for entry in source.templates())

@@ -1,0 +1,149 @@
+"""One run of copy_folder: for each student the variables, the expanded tree, the home. Imported inside Ansible only."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wodmail.copyfolder import expand, home, source
+from wodmail.copyfolder.job import Job
+from wodmail.copyfolder.variables import Layers
+from wodmail.copyfolder.writer import DirectWriter, HelperWriter, Writer
+from wodmail.errors import Failed
+from wodmail.students.treewriter import Entry
+
+Gather = Callable[[], dict[str, Any]]
+PHASES = ("all", "copy", "expand")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What Ansible gives to a run.
+
+    Args:
+        templar: the action plugin's templar.
+        loader: the data loader.
+        variables: the host's variables as Ansible sees them (task_vars).
+        extra: variables of the command line; they win over files, not over a student's own.
+        host: the inventory's name of this host, whatever host the task runs for.
+        gather: gathers the host's facts; only called when a template names some.
+    """
+
+    templar: Any
+    loader: Any
+    variables: Mapping[str, Any]
+    extra: Mapping[str, Any]
+    host: str
+    gather: Gather
+
+
+def run(job: Job, context: Context, phase: str = "all") -> list[dict[str, Any]]:
+    """Do the job for all its students, each one's failure apart.
+
+    Args:
+        job: what to do.
+        context: what Ansible gives.
+        phase: "all"; or, around a private task file, "copy" (remove the old, copy as it is) and then "expand".
+
+    Returns:
+        For each student {"student", "ok", "files", "expanded", "note"} or {"student", "ok", "error", "cause"}.
+
+    Raises:
+        Failed: what concerns all students: the workshop's folder or a common variable file.
+    """
+    read = source.read(source.find(job.workshop, *job.notebooks))
+    layers = Layers(context.loader, job)
+    shared = _shared(context, read, layers)
+    results = []
+    with _writer(job) as writer:
+        for student in job.students:
+            one = _Student(job, student, read, writer, context.templar)
+            results.append(one.run(shared, layers, context.host, phase))
+    return results
+
+
+def _shared(context: Context, read: source.Source, layers: Layers) -> dict[str, Any]:
+    """The variables that all students share, facts among them when a template asks for them."""
+    shared = {**context.variables, **layers.common(), **context.extra}
+    shared["inventory_hostname"] = context.host
+    shared.pop("wod_copy", None)
+    if expand.facts_wanted(read, {**shared, "ansible_facts": None}):
+        facts = context.gather()
+        shared["ansible_facts"] = {**facts}
+        shared |= {f"ansible_{name}": value for name, value in facts.items() if f"ansible_{name}" not in shared}
+    hosts = context.variables.get("hostvars")
+    others = expand.other_hosts_wanted(read) and hosts is not None
+    shared["hostvars"] = {name: hosts[name] for name in hosts if name != context.host} if others and hosts else {}
+    return shared
+
+
+@contextlib.contextmanager
+def _writer(job: Job) -> Iterator[Writer]:
+    if not job.writer:
+        yield DirectWriter(job.homes)
+        return
+    with HelperWriter(job.writer) as helper:
+        yield helper
+
+
+@dataclass(frozen=True, slots=True)
+class _Student:
+    """One student of a run."""
+
+    job: Job
+    student: int
+    source: source.Source
+    writer: Writer
+    templar: Any
+
+    def run(self, shared: Mapping[str, Any], layers: Layers, host: str, phase: str) -> dict[str, Any]:
+        """The result line of this student."""
+        try:
+            own = layers.own(self.student)
+            variables = {**shared, **own}
+            inner = {name: value for name, value in variables.items() if name != "hostvars"}
+            variables["hostvars"] = {**shared["hostvars"], host: inner}
+            return {"student": self.student, "ok": True, **self._write(variables, own, phase)}
+        except Failed as error:
+            return {"student": self.student, "ok": False, "error": error.sender, "cause": error.operator}
+
+    def _write(self, variables: Mapping[str, Any], own: Mapping[str, Any], phase: str) -> dict[str, Any]:
+        expander = expand.Expander(self.templar, self.source, self._mask(own))
+        plain = phase == "copy"
+        files = list(self.source.entries) if plain else expander.files(variables)
+        folder = self.job.folder
+        if phase == "expand":
+            files = [new for new, old in zip(files, self.source.entries, strict=True) if new is not old or _first(new)]
+        tree = home.tree(folder, files, Path(self.job.pdf_script).read_bytes())
+        self.writer.write(self.student, folder, [] if phase == "expand" else home.removals(folder), tree)
+        count = sum(entry.kind == "file" for entry in self.source.entries)
+        expanded = len(self.source.templates())
+        return {"files": count, "expanded": expanded, "note": self._note(count, expanded)}
+
+    def _note(self, count: int, expanded: int) -> str:
+        note = f"{count} files, {expanded} expanded"
+        if self.source.skipped:
+            note += f"; left out, no plain files: {', '.join(self.source.skipped[:5])}"
+        if not any(_first(entry) for entry in self.source.entries):
+            note += f"; there is no {home.READ_ME} to open at the start"
+        return note
+
+    def _mask(self, own: Mapping[str, Any]) -> Callable[[str], str]:
+        """Hides what the student's own variables hold (a password, tokens) and the vault's password."""
+        known = set(self.job.inputs(self.student))
+        hidden = [str(value) for name, value in own.items() if name not in known and len(str(value)) > 3]
+        hidden += [self.job.secret] if self.job.secret else []
+
+        def mask(text: str) -> str:
+            for value in sorted(hidden, key=len, reverse=True):
+                text = text.replace(value, "******")
+            return text
+
+        return mask
+
+
+def _first(entry: Entry) -> bool:
+    return entry.path == home.READ_ME and entry.kind == "file"

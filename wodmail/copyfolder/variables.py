@@ -1,0 +1,111 @@
+"""The variables of one student, in the order of docs/copy-folder.md; later ones win. Imported inside Ansible only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import VaultSecret
+
+from wodmail.copyfolder.job import Job
+from wodmail.errors import Failed
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:  # ansible-core before 2.19 trusts every text
+
+    def trust_as_template(value: str) -> str:
+        """Trust is not a matter of single texts in this Ansible."""
+        return value
+
+
+ENDINGS = ("", ".yml", ".yaml", ".json")
+# What the engine itself needs under these names; a variable file must not break it.
+RESERVED = ("hostvars", "groups", "group_names", "inventory_hostname", "ansible_facts", "vars", "omit", "lookup")
+
+
+class Layers:
+    """Loads and layers the variable files of a job, each file once.
+
+    Args:
+        loader: Ansible's DataLoader; unlocks vault files once `job.secret` was given to it.
+        job: the job.
+    """
+
+    def __init__(self, loader: Any, job: Job) -> None:
+        self._loader = loader
+        self._job = job
+        self._known: dict[str, dict[str, Any]] = {}
+        if job.secret:
+            loader.set_vault_secrets([("default", VaultSecret(job.secret.encode()))])
+
+    def common(self) -> dict[str, Any]:
+        """What all students of the job share: the configuration, then the variable files."""
+        merged: dict[str, Any] = trusted(self._job.variables)
+        for path in files(self._job):
+            merged.update(self._load(path))
+        return {name: value for name, value in merged.items() if name not in RESERVED}
+
+    def own(self, student: int) -> dict[str, Any]:
+        """What belongs to one student: the pass file, and the inputs that nothing overrides."""
+        path = self._job.pass_file(student)
+        merged = dict(self._load(path)) if path is not None and path.is_file() else {}
+        merged = {name: value for name, value in merged.items() if name not in RESERVED}
+        return {**merged, **self._job.inputs(student)}
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        name = str(path)
+        if name not in self._known:
+            try:
+                self._known[name] = self._mapping(name)
+            except AnsibleError as error:
+                raise Failed(f"the variable file {path.name} can't be read", f"{name}: {first_line(error)}") from error
+        return self._known[name]
+
+    def _mapping(self, name: str) -> dict[str, Any]:
+        try:
+            data = self._loader.load_from_file(name, cache="none", trusted_as_template=True)
+        except TypeError:  # ansible-core before 2.19
+            data = self._loader.load_from_file(name, cache="none")
+        if data is not None and not isinstance(data, Mapping):
+            raise Failed(f"the variable file {Path(name).name} is no mapping of names to values", name)
+        return dict(data or {})
+
+
+def files(job: Job) -> list[Path]:
+    """The variable files that exist, lowest first: public all and group, the same private, then the workshop's two."""
+    folders = [Path(folder) for folder in job.variable_folders if folder]
+    found: list[Path] = []
+    for folder in folders:
+        for name in ("all", job.group):
+            found += _group_files(folder / "group_vars", name)
+    own = [folder / job.group / f"variables_{job.challenge}.yml" for folder in folders]
+    return found + [path for path in own if path.is_file()]
+
+
+def _group_files(folder: Path, name: str) -> list[Path]:
+    """As Ansible finds them: name, name.yml, … or a folder of such files."""
+    for ending in ENDINGS:
+        path = folder / f"{name}{ending}"
+        if path.is_file():
+            return [path]
+        if path.is_dir() and not ending:
+            inner = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in ENDINGS)
+            return [each for each in inner if not each.name.startswith(".")]
+    return []
+
+
+def trusted(value: Any) -> Any:
+    """A JSON value whose texts may hold templates, as variables of a file of ours may."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, Mapping):
+        return {name: trusted(inner) for name, inner in value.items()}
+    return [trusted(inner) for inner in value] if isinstance(value, list) else value
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; further ones may quote what a file holds."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
