@@ -14,7 +14,7 @@ from wodmail.errors import ConfigError, Failed, Problem, Temporary
 from wodmail.mail.grammar import visible
 from wodmail.mail.letter import bare, deliverable, file_name, host
 
-TIMEOUT = 30.0
+TIMEOUT = 30.0  # seconds without an answer of the mail server
 
 
 class Sender:
@@ -22,13 +22,15 @@ class Sender:
 
     Args:
         settings: WODOUTBOX, a Maildir that is made when it isn't there, or without it WODSMTPURL, smtp://host:port.
+        timeout: how long to wait for each answer of the mail server, seconds.
 
     Raises:
         ConfigError: WODSMTPURL is needed and is no such URL.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, timeout: float = TIMEOUT) -> None:
         self._outbox = settings.WODOUTBOX
+        self._timeout = timeout
         self._name = host(settings)  # smtplib would ask the DNS for our name
         self._host, self._port = ("", 0) if self._outbox else _server(settings.WODSMTPURL)
 
@@ -53,7 +55,7 @@ class Sender:
 
     def _by_smtp(self, mail: EmailMessage, to: str) -> None:
         where = f"{self._host}:{self._port}"
-        server = smtplib.SMTP(local_hostname=self._name, timeout=TIMEOUT)
+        server = smtplib.SMTP(local_hostname=self._name, timeout=self._timeout)
         try:
             server.connect(self._host, self._port)
             server.sendmail("", [to], mail.as_bytes())
