@@ -73,7 +73,8 @@ def test_a_mail_server_gets_it_with_a_null_sender(sender: Sender, recorder: Reco
     assert envelope.mail_from == "<>"  # what aiosmtpd makes of the null sender
     assert envelope.rcpt_tos == [TO]
     assert isinstance(envelope.content, bytes)
-    assert b"\r\n.\r\nFrom here\r\n" in envelope.content
+    assert envelope.content.endswith(b"\r\n\r\nFirst line.\r\n.\r\nFrom here\r\n")
+    assert b"\n" not in envelope.content.replace(b"\r\n", b"")
     assert b"Message-ID: <wodmail.1.0.result@backend.example.org>\r\n" in envelope.content
 
 
@@ -128,6 +129,7 @@ def test_an_outbox_is_a_maildir(tmp_path: Path) -> None:
     assert mail["Subject"] == "Re: CREATE 1 0: done"
     assert mail.get_payload() == "First line.\n.\nFrom here\n"
     (file,) = (tmp_path / "outbox" / "new").iterdir()
+    assert b"\r" not in file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "outbox").stat().st_mode & 0o777 == 0o700
     assert not list((tmp_path / "outbox" / "tmp").iterdir())

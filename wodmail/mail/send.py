@@ -58,7 +58,7 @@ class Sender:
         server = smtplib.SMTP(local_hostname=self._name, timeout=self._timeout)
         try:
             server.connect(self._host, self._port)
-            server.sendmail("", [to], mail.as_bytes())
+            server.sendmail("", [to], mail.as_bytes(policy=mail.policy.clone(linesep="\r\n")))
         except smtplib.SMTPRecipientsRefused as error:
             raise _refused(where, *next(iter(error.recipients.values()))) from error
         except smtplib.SMTPResponseException as error:
