@@ -65,6 +65,17 @@ def table(figures: list[Figure]) -> Table:
     return shown
 
 
+def markdown(figures: list[Figure], facts: dict[str, object]) -> str:
+    """The figures as docs/benchmarks.md shows them."""
+    lines = ["| what | value | goal | | detail |", "|---|--:|--:|---|---|"]
+    for figure in figures:
+        value = "-" if figure.value is None else f"{figure.value:.2f} {figure.unit}"
+        goal = "" if figure.goal is None else f"{figure.want} {figure.goal:g}"
+        verdict = f"**{figure.verdict}**" if figure.verdict == "missed" else figure.verdict
+        lines.append(f"| {figure.name} | {value} | {goal} | {verdict} | {figure.detail} |")
+    return "\n".join([*lines, "", ", ".join(f"{key} {value}" for key, value in facts.items())])
+
+
 def run(names: tuple[str, ...], quick: bool, folder: Path, say: Console) -> list[Figure]:
     """Measure.
 
@@ -93,9 +104,10 @@ def run(names: tuple[str, ...], quick: bool, folder: Path, say: Console) -> list
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON instead of a table.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the figures as docs/benchmarks.md has them.")
 @click.option("--quick", is_flag=True, help="Fewer runs, to try whether it all works; figures mean little.")
 @click.option("--keep", is_flag=True, help="Leave the folder with configurations, logs and homes, and name it.")
-def main(names: tuple[str, ...], as_json: bool, quick: bool, keep: bool) -> None:
+def main(names: tuple[str, ...], as_json: bool, as_markdown: bool, quick: bool, keep: bool) -> None:
     """Measure speed and memory: idle, pipe, one, burst, accept, or those NAMES that are given.
 
     Exit status 0 when everything could be measured, also when goals are missed; 1 otherwise, 64 for an unknown name.
@@ -118,6 +130,8 @@ def main(names: tuple[str, ...], as_json: bool, quick: bool, keep: bool) -> None
     if as_json:
         rows = [figure.as_json() for figure in figures]
         print(json.dumps({"version": 1, "machine": facts, "figures": rows}, indent=2))
+    elif as_markdown:
+        print(markdown(figures, facts))
     else:
         Console().print(table(figures))
         Console().print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import re
 import stat
 import threading
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wodmail.config import Settings
 from wodmail.errors import Failed
 from wodmail.logs import Masker
 
@@ -53,6 +55,17 @@ def _harmless(line: str) -> str:
     """A line without control characters, which would reach the terminal of whoever reads the trace."""
     cut = line if len(line) <= MAX_LINE else line[:MAX_LINE] + " … (cut)"
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", cut).rstrip()
+
+
+def trace_path(settings: Settings) -> Path:
+    """Where operators `tail`: `.mail/from` in the home of WODUSER; in the sandbox in WODSTATEDIR."""
+    if settings.WODSANDBOX:
+        return settings.WODSTATEDIR / ".mail" / "from"
+    try:
+        home = Path(pwd.getpwnam(settings.WODUSER).pw_dir)
+    except KeyError:  # an account that isn't made yet; whoever runs this has a home
+        home = Path.home()
+    return home / ".mail" / "from"
 
 
 class Trace:

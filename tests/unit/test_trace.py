@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wodmail.config import Settings
 from wodmail.errors import Failed
 from wodmail.logs import Masker
-from wodmail.trace import Trace, date_text, who
+from wodmail.trace import Trace, date_text, trace_path, who
 
 WHEN = datetime(2023, 3, 3, 9, 11, 39, tzinfo=UTC)
 
@@ -184,3 +186,10 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     assert "No space left" in caught.value.operator
     assert trace.path.read_text() == "[1 student1] whole\n"
+
+
+def test_where_it_is(tmp_path: Path) -> None:
+    sandbox = Settings(WODSANDBOX=True, WODSTATEDIR=tmp_path)
+    assert trace_path(sandbox) == tmp_path / ".mail" / "from"
+    assert trace_path(Settings(WODUSER="root")) == Path(pwd.getpwnam("root").pw_dir) / ".mail" / "from"
+    assert trace_path(Settings(WODUSER="nobody-of-that-name")) == Path.home() / ".mail" / "from"
