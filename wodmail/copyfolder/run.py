@@ -126,7 +126,7 @@ class _Student:
     def _note(self, count: int, expanded: int) -> str:
         note = f"{count} files, {expanded} expanded"
         if self.source.skipped:
-            note += f"; left out, no plain files: {', '.join(self.source.skipped[:5])}"
+            note += f"; left out (neither files nor links within the home): {', '.join(self.source.skipped[:5])}"
         if not any(_first(entry) for entry in self.source.entries):
             note += f"; there is no {home.READ_ME} to open at the start"
         return note

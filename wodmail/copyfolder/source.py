@@ -24,7 +24,7 @@ class Source:
     Args:
         folder: where it was read from.
         entries: folders, links and files in a stable order; paths relative to the folder.
-        skipped: names of things that can't be copied (sockets, pipes, devices).
+        skipped: names of what isn't copied: sockets, pipes, devices, links that lead out of the home.
     """
 
     folder: Path
@@ -68,7 +68,8 @@ def find(workshop: str, public: str, private: str) -> Path:
 
 
 def read(folder: Path) -> Source:
-    """Read the whole folder into memory; symbolic links are kept as links and never followed.
+    """Read the whole folder into memory; symbolic links are kept as links and never followed, which is why those that
+    lead out of the home are left out.
 
     Raises:
         Failed: something can't be read, or it is larger than 1 GiB.
@@ -102,11 +103,18 @@ def _walk(folder: str) -> list[str]:
     return found
 
 
+def _leads_out(relative: str, target: str) -> bool:
+    """Whether a link, once in the workshop's folder in a home, leads out of that home."""
+    end = os.path.normpath(f"workshop/{relative}/../{target}")
+    return target.startswith("/") or end == ".." or end.startswith("../")
+
+
 def _entry(path: str, relative: str) -> Entry | None:
     status = os.lstat(path)
     mode = stat.S_IMODE(status.st_mode) & 0o755
     if stat.S_ISLNK(status.st_mode):
-        return Entry(relative, "link", target=str(Path(path).readlink()))
+        target = str(Path(path).readlink())
+        return None if _leads_out(relative, target) else Entry(relative, "link", target=target)
     if stat.S_ISDIR(status.st_mode):
         return Entry(relative, "dir", mode | 0o700)
     if not stat.S_ISREG(status.st_mode):

@@ -65,8 +65,8 @@ class DirectWriter:
 class HelperWriter:
     """Writes through the root helper, one process for the whole run; the tree travels as a tar archive.
 
-    The dialogue is JSON lines: a request `{"op": "install_tree", "student", "workshop", "remove", "size"}` followed by
-    `size` bytes of tar; the answer `{"ok": true}` or `{"ok": false, "error": words}`.
+    The dialogue is JSON lines (docs/accounts.md): a request `{"op": "install_tree", "student", "workshop", "remove",
+    "bytes"}` followed by that many bytes of tar; the answer `{"ok": true}` or `{"ok": false, "error", "cause"}`.
 
     Args:
         argv: how the helper is started, e.g. ["sudo", "-n", "/usr/local/libexec/wodmail-helper"].
@@ -94,12 +94,13 @@ class HelperWriter:
             "student": student,
             "workshop": workshop,
             "remove": list(remove),
-            "size": len(archive),
+            "bytes": len(archive),
         }
         answer = self._ask(json.dumps(request).encode() + b"\n" + archive)
         if answer.get("ok") is not True:
             words = f"the files of {workshop} could not be written into the home of student{student}"
-            raise Failed(words, str(answer.get("error", "the helper gave no reason")))
+            reason = [str(answer[key]) for key in ("error", "cause") if answer.get(key)]
+            raise Failed(f"{words}: {reason[0]}" if reason else words, " ".join(reason) or "the helper gave no reason")
 
     def _ask(self, message: bytes) -> dict[str, object]:
         try:

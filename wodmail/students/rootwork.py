@@ -172,14 +172,15 @@ def verify_erased(_limits: Limits, request: Request, account: Account) -> Answer
 
 def install_tree(limits: Limits, request: Request, account: Account) -> Answer:
     """Replace a workshop in the home by the payload, give everything u+rwX and wodmail's account its ACL."""
-    workshop, remove = request.fields.get("workshop"), request.fields.get("remove", [])
+    workshop = request.fields.get("workshop")
+    remove = request.fields.get("remove", [workshop])
     if not isinstance(workshop, str) or not _WORKSHOP.fullmatch(workshop) or not isinstance(remove, list):
         raise HelperError("refused", "That is no workshop's folder.", f"workshop {workshop!r}, remove {remove!r}")
     user = _uid_of(limits.user)
     become(account)
     with opened_home(account) as home, _home_trouble(account, "written to"):
         entries = list(inside(treewriter.unpack(request.payload)))
-        count = treewriter.install(home, [workshop, *map(str, remove)], entries)
+        count = treewriter.install(home, [str(path) for path in remove], entries)
         homes.share_tree(home, workshop, user)
         for entry in entries:
             if entry.path.split("/")[0] != workshop:
