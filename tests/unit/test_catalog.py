@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.parts import missing, shared_notebooks
-from wodmail.catalog import Catalog, Workshop, boolean, describe, folder_name, near
+from wodmail.catalog import Catalog, Workshop, folder_name, near
+from wodmail.wodyml import boolean, describe
 
 HEAD = "%YAML 1.1\n# Meta data for the workshop\n---\n"
 GOOD = "name: 'A good one'\nrange: [1,20]\ncapacity: 20\nreset: false\n"
