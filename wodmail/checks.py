@@ -22,8 +22,6 @@ SERVICES = {
 }
 """By service: the keys that it needs, and those that make sense with it alone."""
 
-KNOWN_APIDB = "has-known-an-api-db"
-
 
 def values(settings: Settings) -> list[Problem]:
     """Everything wrong with the values together; looks at no file."""
@@ -49,12 +47,6 @@ def unavailable(settings: Settings) -> list[Problem]:
         for service, (needed, _) in SERVICES.items()
         if all(getattr(settings, name) for name in needed)
     ]
-
-
-def remember_apidb(settings: Settings) -> None:
-    """Leave a mark in the state folder that NUMBER has meant participants here; to be called when serving with one."""
-    if settings.apidb:
-        (settings.WODSTATEDIR / KNOWN_APIDB).touch(mode=0o600)
 
 
 def _written(settings: Settings, name: str) -> bool:
@@ -179,16 +171,9 @@ def _folders(settings: Settings) -> Iterator[Problem]:
 
 
 def _state(settings: Settings) -> Iterator[Problem]:
-    """The state folder: a folder, and not one that took NUMBER for participants unless the reading is explicit."""
-    state = settings.WODSTATEDIR
-    if state.exists() and not state.is_dir():
-        yield Problem("WODSTATEDIR", f"{state} is no folder")
-    known = os.access(state, os.X_OK) and (state / KNOWN_APIDB).exists()
-    if known and not settings.apidb and settings.WODSUBJECTNUMBER == "auto":
+    if settings.WODSTATEDIR.exists() and not settings.WODSTATEDIR.is_dir():
         yield Problem(
-            "WODSUBJECTNUMBER",
-            f"{state} has worked with an API-DB, where NUMBER is a participant, and none is configured now: restore "
-            "its keys, or write count or participant here",
+            "WODSTATEDIR", f"{settings.WODSTATEDIR} is no folder; write the path of one, it is made when absent"
         )
 
 

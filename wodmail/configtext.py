@@ -60,10 +60,15 @@ def shell(settings: Settings, file: Path) -> str:
         file: where it was read from, for the heading.
     """
     lines = [f"# Made by `wodmail config shell` from {shlex.quote(str(file))}; changes here are lost."]
-    for name, value in {**settings.variables(), **ansible_options(settings)}.items():
-        if IDENTIFIER.fullmatch(name) and name not in SHELL_READONLY:
-            lines.append(f"export {name}={shlex.quote(_shell_text(value))}")
+    lines += [f"export {name}={shlex.quote(text)}" for name, text in shell_variables(settings).items()]
     return "\n".join(lines) + "\n"
+
+
+def shell_variables(settings: Settings) -> dict[str, str]:
+    """Every key that is a shell identifier, as the text that shell scripts read; what /etc/wod.sh exports."""
+    values = {**settings.variables(), **ansible_options(settings)}
+    named = {name: value for name, value in values.items() if IDENTIFIER.fullmatch(name)}
+    return {name: _shell_text(value) for name, value in named.items() if name not in SHELL_READONLY}
 
 
 def ansible_options(settings: Settings) -> dict[str, str]:

@@ -6,10 +6,8 @@ The fields are the WOD* names themselves, because Python, Ansible and shell scri
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
-import pwd
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -264,15 +262,6 @@ class Settings(BaseModel):
     def test_sender(self) -> str:
         """The envelope sender that wod-test-action uses: WODSENDER, else WODUSER at this host."""
         return self.WODSENDER or f"{self.WODUSER}@{self.WODBEFQDN}"
-
-    @property
-    def trace_file(self) -> Path:
-        """`.mail/from` in the home of WODUSER; in the sandbox, or without such an account, in WODSTATEDIR."""
-        home = self.WODSTATEDIR
-        if not self.WODSANDBOX:
-            with contextlib.suppress(KeyError):
-                home = Path(pwd.getpwnam(self.WODUSER).pw_dir)
-        return home / ".mail" / "from"
 
     @property
     def number_reading(self) -> Literal["count", "participant"]:

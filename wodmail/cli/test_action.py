@@ -19,6 +19,7 @@ from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 from wodmail.mail.command import Broken, Limits, parse
 from wodmail.mail.message import workshop as checked_workshop
 from wodmail.model import Action, Command, State
+from wodmail.trace import trace_path
 
 ACTIONS = ("CREATE", "CLEANUP", "RESET", "PURGE", "PDF", "WORD")
 SYNTAX = f"wod-test-action <{'|'.join(ACTIONS)}> WKSHOP [MIN[,MAX]]"
@@ -89,11 +90,12 @@ def run(argv: Sequence[str]) -> int:
     settings = load(options.config, files=False)
     workshop = _workshop(options.workshop, action)
     students = _students(options.range, action, workshop, settings)
+    orders = _orders(action, students, settings)
     print(f"Action: {action}")
     print(f"We are working on {workshop}")
     print(f"Student range: {students}")
     begun = time.time()
-    sent = [_send(settings, order, workshop) for order in _orders(action, students, settings)]
+    sent = [_send(settings, order, workshop) for order in orders]
     return _wait(settings, sent, begun, options.timeout) if options.wait else 0
 
 
@@ -106,11 +108,12 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--config", type=Path, help="configuration file; without it $WOD_CONFIG, else /etc/wod.yml")
     parser.add_argument("--wait", action="store_true", help="follow the request to its end")
-    parser.add_argument("--timeout", type=_positive, default=900.0, metavar="S", help="with --wait, seconds (900)")
+    parser.add_argument("--timeout", type=seconds, default=900.0, metavar="S", help="with --wait, seconds (900)")
     return parser
 
 
-def _positive(text: str) -> float:
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError(text)
@@ -129,7 +132,7 @@ def _workshop(word: str, action: Action) -> str:
     try:
         return checked_workshop(word, action)
     except Refused as error:
-        raise UsageError(error.sender) from error
+        raise UsageError(f"WKSHOP must be WKSHP-Name or CHLG-Name, not {word!r}") from error
 
 
 def _students(word: str | None, action: Action, workshop: str, settings: Settings) -> str:
@@ -196,7 +199,7 @@ def _tell(settings: Settings, request: dict[str, Any] | None, begun: float) -> N
     """The last words about a request: its jobs' lines in the trace, and what to do when it did not end well."""
     if request is None or not follow.ended(request):
         return
-    trace = settings.trace_file
+    trace = trace_path(settings)
     students = [student for job in request["jobs"] for student in job.get("students") or [job["student"]]]
     try:
         lines = [
