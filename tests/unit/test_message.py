@@ -36,6 +36,21 @@ def test_parts_within_parts_without_end() -> None:
     assert mail.subject == "CREATE 1 0"
 
 
+@pytest.mark.parametrize("header", [b"Content-Type: text/plain" + b";a" * 2**19, b"Subject: " + b"=?x?q?" * 2**17])
+def test_headers_without_end(header: bytes) -> None:
+    mail = message.read(b"X-First: here\n" + header + b"\n\nWKSHP-API101\n")
+    assert mail.header("x-first") == "here"
+    assert mail.workshop_line == ""
+
+
+def test_the_text_comes_before_large_attachments() -> None:
+    part = (
+        b"--b\nContent-Type: text/plain\n\nWKSHP-API101\n--b\nContent-Type: image/png\n\n" + b"A" * 2**20 + b"\n--b--\n"
+    )
+    mail = message.read(b"Subject: CREATE 1 0\nContent-Type: multipart/mixed; boundary=b\n\n" + part)
+    assert mail.workshop_line == "WKSHP-API101"
+
+
 def test_headers_are_found_in_any_case() -> None:
     mail = message.read(b"MESSAGE-ID:  <a@b> \nX-A: 1\nx-a: 2\n\n")
     assert mail.message_id == "<a@b>"

@@ -23,7 +23,6 @@ from wodmail.mail.report import (
     PlanStep,
     ReplyData,
     StepReport,
-    first_line,
     headline,
     iso,
     result_json,

@@ -155,7 +155,7 @@ def verify(
     try:
         return _checked(settings, keys, message, command, workshop, stored_at)
     except Refused:
-        if _demanded(settings, peer):
+        if signature_demanded(settings, peer):
             raise
         return None
 
@@ -187,7 +187,13 @@ def _wrong(what: str) -> Refused:
     return Refused(f"The mail {what}. Nothing was changed. Sign it as docs/mail.md says, and send it again.")
 
 
-def _demanded(settings: Settings, peer: str) -> bool:
+def signature_demanded(settings: Settings, peer: str) -> bool:
+    """Whether mails from that address must be signed (WODREQUIRESIGNATURE).
+
+    Args:
+        settings: the demand: true, false, or the networks that are exempt from it.
+        peer: see `peer_allowed`; a mail without an address is never exempt.
+    """
     demand = settings.WODREQUIRESIGNATURE
     return demand if isinstance(demand, bool) else not _within(peer, demand)
 
