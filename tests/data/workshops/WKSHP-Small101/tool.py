@@ -1,0 +1,4 @@
+NUMBER = {{ STDID }}
+{% if MODEWS == 'WKSHP' %}
+GUIDED = True
+{% endif %}
