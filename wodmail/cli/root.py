@@ -1,0 +1,34 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+import click
+
+from wodmail import __version__
+from wodmail.cli.config import config
+from wodmail.cli.helper import helper
+from wodmail.cli.query import query
+from wodmail.cli.requests import abort, requests, retry, show
+from wodmail.cli.serve import serve, work
+
+
+@click.group()
+@click.version_option(__version__, prog_name="wodmail")
+def root() -> None:
+    """A mail-driven backend for hands-on workshops.
+
+    Example: wodmail serve --config /etc/wod.yml
+    """
+
+
+@root.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def pipe(arguments: tuple[str, ...]) -> int:
+    """Store a mail from standard input in a spool: wodmail pipe --spool DIR (for procmail)."""
+    from wodmail.mail import pipe as program
+
+    return program.main(list(arguments))
+
+
+for command in (serve, work, requests, show, retry, abort, config, helper, query):
+    root.add_command(command)

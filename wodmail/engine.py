@@ -1,0 +1,430 @@
+"""Durable execution: the only module that knows DBOS.
+
+Which job may start is ours (`wodmail.lanes`); that a started job goes on at its unfinished step is DBOS's. A job is
+handed to DBOS as a workflow named after the job, its attempt and its segment (a wait ends a segment, so that it
+holds no worker). Interruptions are counted here, before anything resumes (docs/flow.md, "After a crash").
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
+from dbos._serialization import DBOSPortableJSONSerializer
+
+from wodmail.errors import Temporary
+from wodmail.lanes import UNFINISHED, startable
+from wodmail.model import State
+from wodmail.store import Store, jobs
+
+log = structlog.get_logger("wodmail.engine")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WORKFLOW = "wodmail-job"
+APPLICATION = "wodmail"
+# Pinned: a new release of wodmail must resume what an older one began; guard changed step lists instead of raising it.
+APPLICATION_VERSION = "1"
+SUSPICIOUS_LIMIT = 3
+
+
+class Drained(BaseException):
+    """The server is going down: leave the job as it is, record nothing. Not an `Exception`, so that nobody keeps it."""
+
+
+class PlannedStep(TypedDict):
+    """One step as the engine needs it: `always` steps run also after a failure, `stops` ends the job when it fails."""
+
+    name: str
+    always: bool
+    stops: bool
+
+
+class StepOutcome(TypedDict):
+    """How a step ended, without anything that could hold a secret."""
+
+    state: str
+    again_in: float
+
+
+class _Handed(NamedTuple):
+    """A job about to be handed over; `runs` is how often that was done before with this workflow."""
+
+    id: int
+    attempt: int
+    segment: int
+    runs: int
+
+
+class Work(Protocol):
+    """What the engine drives: the jobs themselves."""
+
+    def begin(self, job: int) -> list[PlannedStep]:
+        """Mark the job running and say which steps are left, in order."""
+
+    def step(self, job: int, name: str) -> StepOutcome:
+        """Run one step to its end and record how it ended."""
+
+    def park(self, job: int, again_in: float) -> None:
+        """Give the worker back; ask the waiting step again after so many seconds."""
+
+    def finish(self, job: int, state: str) -> None:
+        """Record the job's end, and the request's when this was its last job."""
+
+    def crashed(self, job: int, error: Exception) -> None:
+        """Record a fault of our own that no step caught; the job is failed."""
+
+
+_engine: Engine | None = None
+
+
+@DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
+def _job_workflow(job: int) -> str:
+    if _engine is None:
+        raise Drained
+    return _engine.run(job)
+
+
+class Engine:
+    """Runs jobs, in lanes, durably.
+
+    Args:
+        store: the database.
+        work: what a job does.
+        workers: jobs at the same time, at least 1.
+        poll: seconds between two looks into the queue.
+    """
+
+    def __init__(self, store: Store, work: Work, *, workers: int, poll: float = 0.1) -> None:
+        self._store, self._work = store, work
+        self._workers, self._poll = workers, poll
+        self._queue = f"wodmail-{store.backend}"
+        self._url = store.url.replace("postgresql+psycopg://", "postgresql://")
+        self._draining = threading.Event()
+        self._handing = threading.Lock()
+        self._changed = threading.Condition()
+        self._active: set[int] = set()
+        self._client: DBOSClient | None = None
+        self._waker: Callable[[], None] = lambda: None
+        self._poison: list[int] = []
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Migrate, settle what the last life left, and begin to work.
+
+        Raises:
+            Temporary: the database can't be reached.
+        """
+        global _engine
+        _route_log()
+        DBOS.migrate(self._url)
+        self._client = DBOSClient(system_database_url=self._url, serializer=DBOSPortableJSONSerializer())
+        self._recover()
+        for job in self._poison:
+            log.error("job_shelved", job=job)
+            self._work.finish(job, State.SHELVED.value)
+        _engine = self
+        DBOS(config=self._config())
+        DBOS.listen_queues([self._queue])
+        DBOS.launch()
+        DBOS.register_queue(
+            self._queue,
+            worker_concurrency=self._workers,
+            polling_interval_sec=self._poll,
+            on_conflict="always_update",
+        )
+        self.hand_over()
+
+    def _config(self) -> DBOSConfig:
+        return DBOSConfig(
+            name=APPLICATION,
+            system_database_url=self._url,
+            application_version=APPLICATION_VERSION,
+            executor_id=self._store.backend,
+            serializer=DBOSPortableJSONSerializer(),
+            use_listen_notify=False,
+            notification_listener_polling_interval_sec=1.0,
+            log_level="WARNING",
+        )
+
+    def drain(self, seconds: float) -> bool:
+        """Start nothing new and let running steps finish.
+
+        Args:
+            seconds: how long at most, 0 or more.
+
+        Returns:
+            Whether every job came to rest in time; the others resume at the next start.
+        """
+        self._draining.set()
+        with self._changed:
+            rested = self._changed.wait_for(lambda: not self._active, timeout=seconds)
+            unfinished = sorted(self._active)
+        self._mark_drained()
+        if unfinished:
+            log.warning("drain_unfinished", jobs=unfinished, seconds=seconds)
+        return rested
+
+    def stop(self) -> None:
+        """Let go of the database; call `drain` first."""
+        global _engine
+        self._draining.set()
+        DBOS.destroy()
+        if self._client is not None:
+            self._client.destroy()
+            self._client = None
+        _engine = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the engine is going down."""
+        return self._draining.is_set()
+
+    @property
+    def active(self) -> set[int]:
+        """The jobs that a worker of this process is at."""
+        with self._changed:
+            return set(self._active)
+
+    def on_change(self, waker: Callable[[], None]) -> None:
+        """Have `waker` called whenever a job ends or parks."""
+        self._waker = waker
+
+    # -- handing over -----------------------------------------------------------------------------------------
+
+    def hand_over(self, connection: sa.Connection | None = None) -> list[int]:
+        """Give every job that may start to the workers.
+
+        Args:
+            connection: a transaction of `Store.transaction` to do it in; an own one when None.
+
+        Returns:
+            The jobs handed over.
+        """
+        if self.draining or self._client is None:
+            return []
+        with self._handing:
+            if connection is not None:
+                return [row.id for row in self._hand_over(connection, only_new=True)]
+            with self._store.transaction() as own:
+                handed = self._hand_over(own, only_new=False)
+            self._resume([row for row in handed if row.runs])
+            return [row.id for row in handed]
+
+    def _hand_over(self, connection: sa.Connection, *, only_new: bool) -> list[_Handed]:
+        """Mark what may start as handed over, and enqueue what is new in the same transaction."""
+        ready = self._respect_loner(connection, startable(connection, self._store.backend, time.time()))
+        if not ready:
+            return []
+        query = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.segment, jobs.c.runs).where(jobs.c.id.in_(ready))
+        rows = [_Handed(*row) for row in connection.execute(query.order_by(jobs.c.id))]
+        handed = [row for row in rows if not (only_new and row.runs)]
+        for row in handed:
+            if row.runs == 0:
+                self._enqueue(connection, row)
+            values = {"enqueued": True, "runs": row.runs + 1, "drained": False}
+            connection.execute(jobs.update().where(jobs.c.id == row.id).values(**values))
+        return handed
+
+    def _respect_loner(self, connection: sa.Connection, ready: list[int]) -> list[int]:
+        """While a job must run alone, hand over that one only, and only when nothing else is at work."""
+        unfinished = sa.and_(jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED))
+        parked = sa.and_(jobs.c.parked_until.is_not(None), jobs.c.parked_until > time.time())
+        loner = connection.execute(
+            sa.select(jobs.c.id).where(unfinished, jobs.c.alone.is_(True), sa.not_(parked)).order_by(jobs.c.id).limit(1)
+        ).scalar()
+        if loner is None:
+            return ready
+        busy = connection.execute(sa.select(jobs.c.id).where(unfinished, jobs.c.enqueued.is_(True)).limit(1)).scalar()
+        return [loner] if busy is None and loner in ready else []
+
+    def _enqueue(self, connection: sa.Connection, row: _Handed) -> None:
+        options = EnqueueOptions(workflow_name=WORKFLOW, queue_name=self._queue)
+        options["workflow_id"] = self._workflow_id(row.id, row.attempt, row.segment)
+        options["app_version"] = APPLICATION_VERSION
+        options["application_name"] = APPLICATION
+        self._running_client().enqueue_in_transaction(connection, options, row.id)
+
+    def _resume(self, rows: list[_Handed]) -> None:
+        """Put interrupted workflows back into the queue; what they recorded stays recorded.
+
+        DBOS does this in a transaction of its own. When we die before it, the next start finds the job unfinished and
+        hands it over again.
+        """
+        names = [self._workflow_id(row.id, row.attempt, row.segment) for row in rows]
+        if names:
+            self._running_client().resume_workflows(names, queue_name=self._queue)
+
+    def _workflow_id(self, job: int, attempt: int, segment: int) -> str:
+        return f"{self._store.backend}-job{job}-{attempt}-{segment}"
+
+    def _running_client(self) -> DBOSClient:
+        if self._client is None:
+            raise Drained
+        return self._client
+
+    # -- one job ----------------------------------------------------------------------------------------------
+
+    def run(self, job: int) -> str:
+        """The workflow: the job's steps, each recorded. Called by DBOS in a thread of its own."""
+        with self._changed:
+            self._active.add(job)
+        try:
+            return self._run(job)
+        except Exception as error:  # the last line of defence: `crashed` records and reports it
+            log.exception("job_crashed", job=job)
+            self._work.crashed(job, error)
+            return State.FAILED.value
+        finally:
+            with self._changed:
+                self._active.discard(job)
+                self._changed.notify_all()
+            if not self.draining:
+                self.hand_over()
+                self._waker()
+
+    def _run(self, job: int) -> str:
+        self._gate()
+        self._patiently(self._mark_running, job)
+        plan: list[PlannedStep] = DBOS.run_step({"name": "begin"}, self._patiently, self._work.begin, job)
+        state, stopped = State.DONE, False
+        for step in plan:
+            if stopped and not step["always"]:
+                continue
+            self._gate()
+            outcome: StepOutcome = DBOS.run_step(
+                {"name": step["name"]}, self._patiently, self._work.step, job, step["name"]
+            )
+            if outcome["state"] == State.WAITING:
+                DBOS.run_step({"name": "park"}, self._patiently, self._work.park, job, outcome["again_in"])
+                return State.WAITING.value
+            state = _worse(state, State(outcome["state"]))
+            stopped = stopped or _stops(step, outcome)
+        self._gate()
+        DBOS.run_step({"name": "finish"}, self._patiently, self._work.finish, job, state.value)
+        return state.value
+
+    def _mark_running(self, job: int) -> None:
+        """In every life, not only in the one that recorded `begin`: only what runs can be interrupted."""
+        with self._store.progress() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job, jobs.c.state.in_(UNFINISHED))
+                .values(state=State.RUNNING.value, drained=False)
+            )
+
+    def _patiently(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """A database that is away is waited for: no student's job fails because of it."""
+        pause = 0.2
+        while True:
+            try:
+                return work(*args, **kwargs)
+            except Temporary as error:
+                log.warning("database_away", cause=error.operator, again_in=pause)
+            if self._draining.wait(pause):
+                raise Drained
+            pause = min(pause * 2, 10.0)
+
+    def _gate(self) -> None:
+        if self.draining:
+            raise Drained
+
+    # -- after a crash ----------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Settle what the last life left: count interruptions, set poison aside, make the rest startable again."""
+        client = self._running_client()
+        left = client.list_workflows(queue_name=self._queue, status=["PENDING", "ENQUEUED"], load_input=False)
+        names = [workflow.workflow_id for workflow in left]
+        if names:
+            client.cancel_workflows(names)
+        ended = self._ended_workflows(client)
+        with self._store.transaction() as connection:
+            query = sa.select(jobs).where(jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED))
+            for row in connection.execute(query.order_by(jobs.c.id)).mappings().all():
+                self._recover_job(connection, dict(row), ended)
+
+    def _ended_workflows(self, client: DBOSClient) -> set[str]:
+        """Workflows that are over for DBOS while their job is not (we died in between): the job needs a new one."""
+        rows = self._store.rows(
+            sa.select(jobs.c.id, jobs.c.attempt, jobs.c.segment).where(
+                jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED), jobs.c.runs > 0
+            )
+        )
+        names = [self._workflow_id(row["id"], row["attempt"], row["segment"]) for row in rows]
+        if not names:
+            return set()
+        found = client.list_workflows(workflow_ids=names, status=["SUCCESS", "ERROR"], load_input=False)
+        return {workflow.workflow_id for workflow in found}
+
+    def _recover_job(self, connection: sa.Connection, row: dict[str, Any], ended: set[str]) -> None:
+        values: dict[str, Any] = {"enqueued": False, "drained": False, "state": State.WAITING.value}
+        if self._workflow_id(row["id"], row["attempt"], row["segment"]) in ended:
+            values |= {"segment": row["segment"] + 1, "runs": 0}
+        if row["state"] == State.RUNNING.value and not row["drained"]:
+            verdict = judge_interruption(row["steps_done"], row["steps_at_interruption"], row["interruptions"])
+            if row["alone"] and verdict["interruptions"]:
+                self._poison.append(row["id"])
+            values |= {**verdict, "alone": row["alone"] or verdict["alone"]}
+        connection.execute(jobs.update().where(jobs.c.id == row["id"]).values(**values))
+
+    def _mark_drained(self) -> None:
+        with self._store.transaction() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.backend == self._store.backend, jobs.c.state == State.RUNNING.value)
+                .values(drained=True)
+            )
+
+    def forget(self, names: list[tuple[int, int, int]]) -> None:
+        """Delete the records of finished workflows.
+
+        Args:
+            names: (job, attempt, segment) of each.
+        """
+        client = self._running_client()
+        client.delete_workflows([self._workflow_id(*name) for name in names])
+
+
+def judge_interruption(steps_done: int, steps_at_interruption: int, interruptions: int) -> dict[str, Any]:
+    """What an interruption does to a job (pure).
+
+    Suspicious is one before which no step had finished since the last one; three in a row make the job run alone.
+    The engine shelves a job that is interrupted suspiciously while it runs alone.
+
+    Args:
+        steps_done: finished steps now.
+        steps_at_interruption: finished steps at the last interruption, 0 when there was none.
+        interruptions: suspicious ones in a row so far.
+
+    Returns:
+        The columns to change.
+    """
+    count = interruptions + 1 if steps_done <= steps_at_interruption else 0
+    return {"interruptions": count, "steps_at_interruption": steps_done, "alone": count >= SUSPICIOUS_LIMIT}
+
+
+def _worse(state: State, other: State) -> State:
+    order = [State.DONE, State.FAILED, State.ABORTED]
+    other = State.DONE if other is State.SKIPPED else other
+    return max(state, other, key=order.index)
+
+
+def _stops(step: PlannedStep, outcome: StepOutcome) -> bool:
+    return outcome["state"] == State.ABORTED or (outcome["state"] == State.FAILED and step["stops"])
+
+
+def _route_log() -> None:
+    """DBOS's log goes where ours goes; without a handler of its own it would write to stderr unmasked."""
+    dbos_log = logging.getLogger("dbos")
+    if not dbos_log.handlers:
+        dbos_log.addHandler(logging.NullHandler())
+    dbos_log.propagate = True

@@ -1,0 +1,277 @@
+"""From the spool to a request with its jobs: read, judge, and write everything in one transaction.
+
+Every mail of the spool becomes a request, a refused one too. A crash between any two lines here repeats the mail,
+and the spool key makes the repetition harmless.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from wodmail import duplicates
+from wodmail.catalog import Workshop
+from wodmail.config import Settings
+from wodmail.errors import Refused
+from wodmail.jobs.plan import plan
+from wodmail.mail import command as commands
+from wodmail.mail import message as messages
+from wodmail.mail import reply, trust
+from wodmail.mail.grammar import Broken, Limits
+from wodmail.mail.message import Message
+from wodmail.mail.spool import Spool, StoredMail
+from wodmail.model import Action, Command, JobSpec, State
+from wodmail.registry.base import Registry
+from wodmail.requests import NewRequest, accept
+from wodmail.store import Store, requests
+
+log = structlog.get_logger("wodmail.intake")
+
+SUBJECT_KEPT = 998
+
+
+class _Untrusted(Refused):
+    """The signature is missing or wrong: no reply, whoever sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A mail that passed: what it commands, and what its signature proved.
+
+    Args:
+        command: as parsed (and repaired).
+        meaning: which students and which participant.
+        workshop: as mailed.
+        verdict: the signature's, None when there was none that counts.
+        warnings: for the reply.
+        repaired: how a broken subject was mended, empty when it was not.
+    """
+
+    command: Command
+    meaning: commands.Interpretation
+    workshop: str
+    verdict: trust.Verdict | None
+    warnings: tuple[str, ...] = ()
+    repaired: str = ""
+    found: Workshop | None = field(default=None)
+
+
+class Intake:
+    """Judges the mails of a spool.
+
+    Args:
+        settings: the rules.
+        spool: where the mails are.
+        store: where the requests go.
+        registry: knows workshops and participants.
+        hand_over: called in the transaction that adds jobs, so that they are enqueued with it.
+        facts: what a PING answer tells, asked when one is due.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        store: Store,
+        registry: Registry,
+        hand_over: Callable[[sa.Connection], object],
+        facts: Callable[[], dict[str, object]] = dict,
+    ) -> None:
+        self._settings, self._spool, self._store, self._registry = settings, spool, store, registry
+        self._hand_over, self._facts = hand_over, facts
+        self._limits = Limits.of(settings)
+        self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Take in everything that is new; returns how many mails that were.
+
+        Args:
+            stop: asked before each mail; a server that goes down leaves the rest in the spool.
+        """
+        count = 0
+        for key in self._spool.new():
+            if stop():
+                break
+            self.take(key)
+            count += 1
+        return count
+
+    def take(self, key: str) -> int | None:
+        """Take in one mail.
+
+        Returns:
+            The number of its request; None when it had been taken in before.
+
+        Raises:
+            Temporary: the database or the spool has trouble; the mail stays where it is.
+        """
+        mail = self._spool.read(key)
+        message = messages.read(mail.raw)
+        with self._store.transaction() as connection:
+            known = connection.execute(
+                sa.select(requests.c.id).where(requests.c.backend == self._store.backend, requests.c.spool_key == key)
+            ).scalar()
+            number = None if known else self._take(connection, mail, message)
+        self._spool.settle(key)
+        return number
+
+    def _take(self, connection: sa.Connection, mail: StoredMail, message: Message) -> int:
+        new, judged = self._judge(mail, message)
+        first = None
+        if judged is not None:
+            new, first = self._without_duplicates(connection, new, judged)
+        number = accept(connection, self._store.backend, new)
+        if judged is not None and judged.verdict is not None:
+            duplicates.remember_nonce(connection, judged.verdict, number, mail.stored)
+        if new.state is State.WAITING:
+            self._hand_over(connection)
+        event = {State.REFUSED: "request-refused", State.DUPLICATE: "request-duplicate"}.get(new.state)
+        log.info(event or "request-accepted", request=number, subject=new.subject[:120], reason=new.reason, first=first)
+        return number
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def _judge(self, mail: StoredMail, message: Message) -> tuple[NewRequest, Judged | None]:
+        """What the request will look like, before the database is asked about duplicates."""
+        base: dict[str, Any] = {
+            "spool_key": mail.key,
+            "received_at": mail.stored,
+            "subject": message.subject[:SUBJECT_KEPT],
+            "sender": mail.sender,
+            "message_id": message.message_id,
+            "references": message.header("references")[:SUBJECT_KEPT],
+        }
+        try:
+            trust.may_command(
+                self._settings,
+                peer=mail.peer,
+                sender=mail.sender,
+                authenticated=mail.authenticated,
+                piped=mail.door == "pipe",
+            )
+        except Refused as error:  # who may not command gets no mail
+            log.warning("sender-rejected", key=mail.key, cause=error.operator)
+            return NewRequest(state=State.REFUSED, reason=error.operator, **base), None
+        reply_to = mail.sender if reply.should_reply(message, mail.sender) else ""
+        try:
+            command, repaired = self._command(message.subject)
+            judged = self._checked(mail, message, command, repaired)
+        except _Untrusted as error:
+            return NewRequest(state=State.REFUSED, reason=error.operator, **base), None
+        except Refused as error:
+            unproved = trust.signature_demanded(self._settings, mail.peer)
+            refused = NewRequest(
+                state=State.REFUSED,
+                reason=error.sender,
+                action=self._spoken_action(message.subject),
+                reply_to="" if unproved else reply_to,
+                reply_kind="refusal",
+                **base,
+            )
+            return refused, None
+        return self._request(judged, reply_to, base), judged
+
+    def _command(self, subject: str) -> tuple[Command, str]:
+        parsed = commands.parse(subject, limits=self._limits)
+        if not isinstance(parsed, Broken):
+            return parsed, ""
+        reading = commands.reading(self._settings)
+        repaired, note = commands.repair(parsed, self._registry.participant_student, reading, self._limits)
+        log.warning("mail-repaired", subject=subject[:120], note=note)
+        return repaired, note
+
+    def _spoken_action(self, subject: str) -> str:
+        try:
+            return commands.parse(subject, limits=self._limits).action.value
+        except Refused:
+            return ""
+
+    def _checked(self, mail: StoredMail, message: Message, command: Command, repaired: str) -> Judged:
+        workshop = messages.workshop(message.workshop_line, command.action)
+        try:
+            verdict = trust.verify(self._settings, self._keys, message, command, workshop, mail.stored, peer=mail.peer)
+        except Refused as error:
+            raise _Untrusted(error.sender, error.operator) from error
+        meaning = commands.interpret(command, commands.reading(self._settings), self._limits)
+        if command.action in (Action.PDF, Action.WORD):
+            raise commands.not_available(command)
+        found = None
+        if command.action not in (Action.PING, Action.PURGE):
+            found = self._registry.workshop(workshop)
+        return Judged(command, meaning, workshop, verdict, self._range(found, meaning), repaired, found)
+
+    def _range(self, workshop: Workshop | None, meaning: commands.Interpretation) -> tuple[str, ...]:
+        if workshop is None or workshop.range is None or not self._settings.WODSTRICTRANGE:
+            return ()
+        low, high = workshop.range
+        outside = [student for student in meaning.students if not low <= student <= high]
+        if outside:
+            raise Refused(
+                f"Student {outside[0]} is outside the range {low}-{high} of {workshop.name}. Nothing was changed. "
+                f"Name a student of that range, for example {low}."
+            )
+        return ()
+
+    def _request(self, judged: Judged, reply_to: str, base: dict[str, Any]) -> NewRequest:
+        command, meaning = judged.command, judged.meaning
+        notes: dict[str, Any] = {"reading": meaning.note}
+        if judged.repaired:
+            notes["reading"] = f"{judged.repaired}; {meaning.note}"
+        state, kind = State.WAITING, ""
+        action = command.action.value
+        if command.action is Action.PING:
+            state, kind = State.DONE, "ping"
+            notes["facts"] = {"text": command.text, **self._facts()} if command.text else self._facts()
+        elif command.plan:
+            state, kind, action = State.DONE, "plan", f"PLAN {action}"
+            notes["plan"] = self._planned(judged)
+        return NewRequest(
+            state=state,
+            action=action,
+            students=meaning.students,
+            workshop=judged.workshop,
+            number=command.number,
+            participant=meaning.participant,
+            email=command.email,
+            reply_to=reply_to,
+            reply_kind=kind,
+            one_job=meaning.one_job,
+            notes=notes,
+            **base,
+        )
+
+    def _planned(self, judged: Judged) -> list[dict[str, object]]:
+        """The jobs that the action would make, each with its steps and what they would do."""
+        command, meaning = judged.command, judged.meaning
+        groups = [meaning.students] if meaning.one_job else [(student,) for student in meaning.students]
+        planned = []
+        for students in groups:
+            spec = JobSpec(0, 0, command.action, students, judged.workshop, meaning.participant, command.email)
+            steps = [{"name": step.name, "does": [step.what]} for step in plan(spec, judged.found)]
+            planned.append({"students": list(students), "steps": steps})
+        return planned
+
+    # -- duplicates -------------------------------------------------------------------------------------------
+
+    def _without_duplicates(
+        self, connection: sa.Connection, new: NewRequest, judged: Judged
+    ) -> tuple[NewRequest, int | None]:
+        try:
+            first = duplicates.first_of(connection, self._store.backend, new, judged.verdict, time.time())
+        except Refused as error:
+            return replace(new, state=State.REFUSED, reason=error.operator, reply_to="", reply_kind=""), None
+        if first is None:
+            return new, None
+        marked = replace(
+            new,
+            state=State.DUPLICATE,
+            reason=f"already in hand as request {first}",
+            reply_kind="duplicate",
+            notes={**new.notes, "first": first},
+        )
+        return marked, first

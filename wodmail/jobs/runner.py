@@ -1,0 +1,239 @@
+"""Runs the steps of jobs: loads, times, records, traces. What the engine calls."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from wodmail import requests
+from wodmail.catalog import Workshop
+from wodmail.engine import Drained, StepOutcome
+from wodmail.engine import PlannedStep as EngineStep
+from wodmail.errors import Refused, Temporary, WodmailError
+from wodmail.jobs.plan import PlannedStep, plan
+from wodmail.jobs.services import Services, StepContext
+from wodmail.jobs.steps import STEPS
+from wodmail.model import JobSpec, State, StepResult
+from wodmail.store import iso, jobs, steps
+from wodmail.store import requests as request_table
+
+log = structlog.get_logger("wodmail.jobs")
+
+TRIES = 3
+OUTPUT_KEPT = 16 * 1024
+
+
+def retry_delay(tries: int) -> float | None:
+    """How long to wait before a step that failed for a moment is tried again (pure).
+
+    Args:
+        tries: how often it has been tried, at least 1.
+
+    Returns:
+        seconds, or None when it has been tried often enough.
+    """
+    return None if tries >= TRIES else float(2**tries) / 4
+
+
+def outcome_of(error: WodmailError) -> StepResult:
+    """The result of a step that ended with an expected error (pure)."""
+    data: dict[str, object] = {"refused": True} if isinstance(error, Refused) else {}
+    output = str(getattr(error, "output", ""))[-OUTPUT_KEPT:]
+    return StepResult(State.FAILED, error=error.sender, cause=error.operator, output=output, data=data)
+
+
+class Runner:
+    """The work that the engine drives.
+
+    Args:
+        services: the parts around the jobs.
+        draining: says whether the server is going down.
+    """
+
+    def __init__(self, services: Services, draining: Callable[[], bool] = lambda: False) -> None:
+        self.services = services
+        self.draining = draining
+
+    # -- loading ----------------------------------------------------------------------------------------------
+
+    def _job(self, job: int) -> dict[str, Any]:
+        row = self.services.store.row(sa.select(jobs).where(jobs.c.id == job))
+        if row is None:
+            raise LookupError(f"job {job} is not in the database")
+        return row
+
+    def _workshop(self, spec: JobSpec) -> Workshop | None:
+        try:
+            return self.services.registry.workshop(spec.ws)
+        except Refused as error:
+            log.warning("workshop_unknown", job=spec.job, workshop=spec.ws, cause=error.operator)
+            return None
+
+    def _plan(self, spec: JobSpec) -> tuple[list[PlannedStep], Workshop | None]:
+        workshop = self._workshop(spec)
+        return plan(spec, workshop), workshop
+
+    # -- what the engine calls --------------------------------------------------------------------------------
+
+    def begin(self, job: int) -> list[EngineStep]:
+        """See `engine.Work.begin`."""
+        row = self._job(job)
+        spec = requests.spec_of(row)
+        planned, _ = self._plan(spec)
+        finished = self._record_plan(job, planned)
+        self._mark_running(row)
+        if not finished:
+            envelope = requests.envelope(self.services.store, spec.request)
+            for student in spec.students:
+                self.services.trace.mail(spec.request, student, envelope)
+        log.info("job-started", job=job, request=spec.request, students=list(spec.students), attempt=spec.attempt)
+        return [
+            EngineStep(name=step.name, always=step.always, stops=step.stops)
+            for step in planned
+            if step.name not in finished
+        ]
+
+    def _record_plan(self, job: int, planned: list[PlannedStep]) -> set[str]:
+        """Write the steps down as waiting; returns those that an earlier segment has finished."""
+        kept = {State.DONE.value, State.SKIPPED.value, State.FAILED.value}
+        with self.services.store.progress() as connection:
+            known = {
+                row.name: row
+                for row in connection.execute(sa.select(steps.c.name, steps.c.state).where(steps.c.job == job))
+            }
+            fresh = [
+                {"job": job, "position": position, "name": step.name, "state": State.WAITING.value}
+                for position, step in enumerate(planned, 1)
+                if step.name not in known
+            ]
+            if fresh:
+                connection.execute(steps.insert(), fresh)
+        return {name for name, row in known.items() if row.state in kept}
+
+    def _mark_running(self, row: dict[str, Any]) -> None:
+        values: dict[str, Any] = {"state": State.RUNNING.value, "parked_until": None, "drained": False}
+        if row["started"] is None:
+            values["started"] = iso()
+        with self.services.store.transaction() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == row["id"]).values(**values))
+            connection.execute(
+                request_table.update()
+                .where(request_table.c.id == row["request"], request_table.c.state == State.WAITING.value)
+                .values(state=State.RUNNING.value)
+            )
+
+    def step(self, job: int, name: str) -> StepOutcome:
+        """See `engine.Work.step`."""
+        row = self._job(job)
+        if row["abort"]:
+            return StepOutcome(state=State.ABORTED.value, again_in=0.0)
+        spec = requests.spec_of(row, runs=self._mark_step_running(job, name))
+        planned, workshop = self._plan(spec)
+        step = next(step for step in planned if step.name == name)
+        context = StepContext(self.services, spec, step, workshop, row["waiting_since"], self._data(job))
+        started = time.monotonic()
+        with structlog.contextvars.bound_contextvars(request=spec.request, job=job, student=step.student, step=name):
+            result = self._attempt(context)
+        if self._job(job)["abort"] and result.state is State.FAILED:
+            result = StepResult(State.ABORTED, error="aborted by the operator", output=result.output)
+        self._record_step(context, result, time.monotonic() - started)
+        return StepOutcome(state=result.state.value, again_in=result.again_in)
+
+    def _attempt(self, context: StepContext) -> StepResult:
+        """Run the step's function; what is only for a moment is tried again."""
+        context.line(f"+ {context.step.name}" + (f" (run {context.spec.attempt})" if context.spec.attempt > 1 else ""))
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return STEPS[context.step.kind](context)
+            except Temporary as error:
+                delay = retry_delay(tries)
+                if delay is None or self.draining():
+                    return self._ended(outcome_of(error))
+                context.line(f"  {error.operator}; trying again in {delay} s")
+                time.sleep(delay)
+            except WodmailError as error:
+                return self._ended(outcome_of(error))
+            except Exception as error:  # a fault of ours must fail this job alone, with its cause
+                log.exception("step_crashed")
+                words = f"An internal error ended the step {context.step.name}; the operator's log has the cause."
+                return self._ended(StepResult(State.FAILED, error=words, cause=f"{type(error).__name__}: {error}"))
+
+    def _ended(self, result: StepResult) -> StepResult:
+        """A step whose children were ended because the server goes down has not failed: it runs again."""
+        if self.draining():
+            raise Drained
+        return result
+
+    def _data(self, job: int) -> dict[str, object]:
+        data: dict[str, object] = {}
+        for row in self.services.store.rows(sa.select(steps.c.result).where(steps.c.job == job)):
+            data |= json.loads(row["result"]).get("data", {})
+        return data
+
+    # -- recording --------------------------------------------------------------------------------------------
+
+    def _mark_step_running(self, job: int, name: str) -> int:
+        with self.services.store.progress() as connection:
+            where = sa.and_(steps.c.job == job, steps.c.name == name)
+            connection.execute(
+                steps.update()
+                .where(where)
+                .values(state=State.RUNNING.value, started_at=time.time(), runs=steps.c.runs + 1)
+            )
+            return int(connection.execute(sa.select(steps.c.runs).where(where)).scalar_one())
+
+    def _record_step(self, context: StepContext, result: StepResult, seconds: float) -> None:
+        job, name = context.spec.job, context.step.name
+        mask = self.services.masker.mask
+        kept = {key: value for key, value in asdict(result).items() if key not in ("state", "again_in") and value}
+        for key in ("error", "cause", "output", "note"):
+            if key in kept:
+                kept[key] = mask(kept[key])
+        with self.services.store.progress() as connection:
+            connection.execute(
+                steps.update()
+                .where(steps.c.job == job, steps.c.name == name)
+                .values(state=result.state.value, seconds=seconds, result=json.dumps(kept))
+            )
+            if result.state in (State.DONE, State.SKIPPED, State.FAILED):
+                connection.execute(jobs.update().where(jobs.c.id == job).values(steps_done=jobs.c.steps_done + 1))
+        words = result.error or result.note
+        if context.step.kind != "trace":
+            context.line(f"  {context.step.name}: {result.state}{': ' + words if words else ''} ({seconds:.2f} s)")
+            if result.cause and result.cause != result.error:
+                context.line(f"  cause: {result.cause}")
+        event = "step-failed" if result.state is State.FAILED else "step-ended"
+        log.info(event, job=job, step=name, state=result.state.value, seconds=round(seconds, 3))
+
+    def park(self, job: int, again_in: float) -> None:
+        """See `engine.Work.park`; the next look at the step is a segment of its own."""
+        row = self._job(job)
+        with self.services.store.transaction() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job, jobs.c.state == State.RUNNING.value)
+                .values(
+                    state=State.WAITING.value,
+                    enqueued=False,
+                    segment=row["segment"] + 1,
+                    runs=0,
+                    parked_until=time.time() + again_in,
+                    waiting_since=row["waiting_since"] or time.time(),
+                )
+            )
+
+    def finish(self, job: int, state: str) -> None:
+        """See `engine.Work.finish`."""
+        requests.finish_job(self.services, job, State(state))
+
+    def crashed(self, job: int, error: Exception) -> None:
+        """See `engine.Work.crashed`."""
+        requests.finish_job(self.services, job, State.FAILED, reason=f"internal error: {type(error).__name__}: {error}")

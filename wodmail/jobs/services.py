@@ -1,0 +1,76 @@
+"""What the steps work with, put together once by the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wodmail.catalog import Workshop
+from wodmail.children import Children
+from wodmail.config import Settings
+from wodmail.directory import Directory
+from wodmail.hub import Hub
+from wodmail.jobs.plan import PlannedStep
+from wodmail.logs import Masker
+from wodmail.model import JobSpec
+from wodmail.playbooks import Playbooks
+from wodmail.registry.base import Registry
+from wodmail.scripts import Scripts
+from wodmail.secretstore import Secrets
+from wodmail.store import Store
+from wodmail.students.base import Accounts
+from wodmail.trace import Trace
+
+
+def password_name(student: int) -> str:
+    """Under which name a job's new password for a student lies in the secret store."""
+    return f"password-{student}"
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts around the jobs; each is a protocol with an embedded and a real implementation."""
+
+    settings: Settings
+    store: Store
+    accounts: Accounts
+    registry: Registry
+    hub: Hub
+    directory: Directory
+    playbooks: Playbooks
+    scripts: Scripts
+    children: Children
+    secrets: Secrets
+    trace: Trace
+    masker: Masker
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """One step at work.
+
+    Args:
+        services: the parts.
+        spec: the job.
+        step: the step of the plan.
+        workshop: what the catalogue says of the workshop, None for PURGE and for one that has gone.
+        waiting_since: seconds since 1970 at which the job began to wait, None when it doesn't.
+        data: what earlier steps of the job left for later ones, by key.
+    """
+
+    services: Services
+    spec: JobSpec
+    step: PlannedStep
+    workshop: Workshop | None
+    waiting_since: float | None
+    data: dict[str, object]
+
+    def line(self, text: str) -> None:
+        """Write a line into the trace, secrets masked."""
+        self.services.trace.line(self.spec.request, self.step.student, self.services.masker.mask(text))
+
+    def password(self, student: int) -> str:
+        """The student's password of this job, known to the masker from then on; empty when none was made yet."""
+        kept = self.services.secrets.get(self.spec.job, password_name(student)) or ""
+        if kept:
+            self.services.masker.register(kept)
+        return kept

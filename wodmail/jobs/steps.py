@@ -1,0 +1,320 @@
+"""What each kind of step does. Every function is safe to run twice: it looks first, or does the same again."""
+
+from __future__ import annotations
+
+import secrets as random_source
+import string
+import time
+from collections.abc import Callable
+
+from wodmail import completion, vault
+from wodmail.catalog import Workshop
+from wodmail.errors import Failed, Refused
+from wodmail.jobs.services import StepContext, password_name
+from wodmail.model import Action, State, StepResult
+from wodmail.scripts import Kind
+from wodmail.secretstore import reference
+
+WAIT_POLL = 20.0
+WAIT_LIMIT = 15 * 60.0
+ALPHABET = string.ascii_letters + string.digits
+
+_DONE = StepResult(State.DONE)
+
+
+def _skipped(why: str) -> StepResult:
+    return StepResult(State.SKIPPED, note=why)
+
+
+def new_password(length: int) -> str:
+    """A random password of ASCII letters and digits, at least one letter and one digit.
+
+    Args:
+        length: number of characters, at least 8.
+    """
+    while True:
+        word = "".join(random_source.choice(ALPHABET) for _ in range(length))
+        if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
+            return word
+
+
+def _workshop(ctx: StepContext) -> Workshop:
+    if ctx.workshop is None:
+        raise Refused(f"The workshop {ctx.spec.ws} is not there any more. Check its folder under the notebooks.")
+    return ctx.workshop
+
+
+# -- looking ----------------------------------------------------------------------------------------------------
+
+
+def validate(ctx: StepContext) -> StepResult:
+    """Check what can be checked before anything is changed."""
+    spec, services = ctx.spec, ctx.services
+    for student in spec.students:
+        services.accounts.check(student)
+    if spec.action is Action.PURGE:
+        if spec.participant:
+            services.registry.check_participant(spec.participant, spec.students[0], None)
+        return _DONE
+    workshop = _workshop(ctx)
+    if spec.participant:
+        services.registry.check_participant(spec.participant, spec.students[0], spec.workshop)
+    if spec.action is Action.RESET and not services.scripts.exists("reset", spec.ws):
+        raise Refused(
+            f"{spec.ws} says reset: true but there is no reset-{spec.ws}.sh to run. "
+            "Add the script, or set reset: false."
+        )
+    if spec.action is Action.CREATE and workshop.compile:
+        raise Refused(
+            f"{spec.ws} lists scripts to compile ({', '.join(workshop.compile)}), which this version of wodmail can't "
+            "do yet. Set compile: false in its wod.yml.",
+        )
+    return StepResult(State.DONE, warnings=_range_warnings(ctx, workshop))
+
+
+def _range_warnings(ctx: StepContext, workshop: Workshop) -> tuple[str, ...]:
+    if workshop.range is None:
+        return ()
+    low, high = workshop.range
+    outside = [student for student in ctx.spec.students if not low <= student <= high]
+    if not outside:
+        return ()
+    named = ", ".join(str(student) for student in outside[:5]) + (" …" if len(outside) > 5 else "")
+    return (f"student {named} is outside the range {low}-{high} of {ctx.spec.ws}",)
+
+
+def nothing_to_reset(ctx: StepContext) -> StepResult:
+    """RESET of a workshop with `reset: false`."""
+    return StepResult(State.DONE, note=f"{ctx.spec.ws} says reset: false; there is nothing to do")
+
+
+def wait_cleaned(ctx: StepContext) -> StepResult:
+    """Ask again every 20 s, for 15 minutes at most, then go on with a warning."""
+    participant = ctx.spec.participant
+    if ctx.services.registry.is_clean(participant):
+        return StepResult(State.DONE, note=f"participant {participant} is cleaned")
+    waited = time.time() - (ctx.waiting_since or time.time())
+    if waited >= WAIT_LIMIT:
+        return StepResult(
+            State.DONE, warnings=(f"participant {participant} is not cleaned after {waited / 60:.0f} min; going on",)
+        )
+    return StepResult(State.WAITING, note=f"participant {participant} is not cleaned yet", again_in=WAIT_POLL)
+
+
+def validate_again(ctx: StepContext) -> StepResult:
+    """After a wait, and before a PURGE erases: the seat may have become another customer's."""
+    if not ctx.spec.participant:
+        return _skipped("no participant")
+    for student in ctx.spec.students:
+        seat = ctx.services.registry.seat(student)
+        if seat.active and seat.participant not in (0, ctx.spec.participant):
+            raise Refused(
+                f"The seat of student {student} now belongs to participant {seat.participant}, who is active. "
+                "Nothing was erased."
+            )
+    return _DONE
+
+
+# -- passwords ----------------------------------------------------------------------------------------------------
+
+
+def password(ctx: StepContext) -> StepResult:
+    """Make a password (once a job, also when the step runs again) and set it for the account."""
+    student, services = ctx.step.student, ctx.services
+    word = ctx.password(student)
+    if not word:
+        word = new_password(services.settings.WODPASSWORDLENGTH)
+        services.masker.register(word)
+        services.secrets.put(ctx.spec.job, password_name(student), word)
+    services.accounts.set_password(student, word)
+    return _DONE
+
+
+def ldap_password(ctx: StepContext) -> StepResult:
+    """Set the password in the directory."""
+    if not ctx.services.directory.enabled:
+        return StepResult(State.SKIPPED, warnings=(f"{ctx.spec.ws} says ldap: true but no LDAP is configured",))
+    ctx.services.directory.set_password(ctx.step.student, ctx.password(ctx.step.student))
+    return _DONE
+
+
+def pass_file(ctx: StepContext) -> StepResult:
+    """Write PASSSTU for the notebooks' templates, encrypted."""
+    student, settings = ctx.step.student, ctx.services.settings
+    key = vault.password(settings)
+    ctx.services.masker.register(key)
+    vault.write(vault.pass_file(settings, ctx.spec.workshop, student), {"PASSSTU": ctx.password(student)}, key)
+    return _DONE
+
+
+def forget_variables(ctx: StepContext) -> StepResult:
+    """Remove the variable files of every student of the job."""
+    files = [vault.pass_file(ctx.services.settings, ctx.spec.workshop, student) for student in ctx.spec.students]
+    there = [file for file in files if file.exists()]
+    for file in there:
+        vault.forget(file)
+    return _DONE if there else _skipped("there were none")
+
+
+# -- homes and servers --------------------------------------------------------------------------------------------
+
+
+def hub_stop(ctx: StepContext) -> StepResult:
+    """Stop the student's JupyterHub server, before its processes are ended."""
+    if not ctx.services.hub.enabled:
+        return _skipped("no hub configured")
+    return StepResult(State.DONE, note=ctx.services.hub.stop(ctx.step.student))
+
+
+def hub_start(ctx: StepContext) -> StepResult:
+    """Start the student's JupyterHub server."""
+    if not ctx.services.hub.enabled:
+        return _skipped("no hub configured")
+    return StepResult(State.DONE, note=ctx.services.hub.start(ctx.step.student))
+
+
+def erase(ctx: StepContext) -> StepResult:
+    """End the student's processes, empty the home, copy the skeleton, make a key pair."""
+    ctx.services.accounts.erase(ctx.step.student)
+    return _DONE
+
+
+def copy_folder(ctx: StepContext) -> StepResult:
+    """Personalise the notebooks."""
+    student, services = ctx.step.student, ctx.services
+    file = vault.pass_file(services.settings, ctx.spec.workshop, student)
+    copied = services.playbooks.copy_folder(ctx.spec, student, file if file.exists() else None, ctx.line)
+    return StepResult(State.DONE, note=f"{copied.files} files, {copied.expanded} expanded")
+
+
+# -- scripts ------------------------------------------------------------------------------------------------------
+
+
+def _script(kind: Kind) -> Callable[[StepContext], StepResult]:
+    def run(ctx: StepContext) -> StepResult:
+        if not ctx.services.scripts.exists(kind, ctx.spec.ws):
+            return _skipped(f"no {kind}-{ctx.spec.ws}.sh")
+        results = ctx.services.scripts.run(kind, ctx.spec, _script_environment(ctx), ctx.line)
+        notes = [f"{ran.where} exit {ran.status}" for ran in results]
+        left = [
+            f"{ran.name} left {ran.leftovers} process(es) behind; they were ended" for ran in results if ran.leftovers
+        ]
+        return StepResult(State.DONE, note=", ".join(notes), warnings=tuple(left))
+
+    return run
+
+
+def _script_environment(ctx: StepContext) -> dict[str, str]:
+    services, student = ctx.services, ctx.spec.students[0]
+    return {
+        "randompw": ctx.password(student),
+        "accessToken": services.registry.session_token(),
+        "wid": str(ctx.workshop.id if ctx.workshop else 0),
+        "userid": str(ctx.spec.participant),
+        "stddir": str(services.accounts.home(student)),
+    }
+
+
+# -- registry -----------------------------------------------------------------------------------------------------
+
+
+def registry_password(ctx: StepContext) -> StepResult:
+    """Tell the registry the student's password (the embedded one keeps none)."""
+    student = ctx.step.student
+    ctx.services.registry.set_password(student, reference(ctx.spec.job, password_name(student)))
+    return _DONE
+
+
+def registry_active(ctx: StepContext) -> StepResult:
+    """Take the seat."""
+    services, spec = ctx.services, ctx.spec
+    services.registry.assign(ctx.step.student, spec.ws, spec.participant)
+    services.registry.set_active(spec.participant, ctx.step.student)
+    return _DONE
+
+
+def ratio(ctx: StepContext) -> StepResult:
+    """Read the completion ratio from the student's notebooks."""
+    found = completion.completion(ctx.services.accounts.notebooks(ctx.step.student, ctx.spec.ws))
+    return StepResult(State.DONE, note=f"{found.percent} %", warnings=found.problems, data={"ratio": found.percent})
+
+
+def registry_completion(ctx: StepContext) -> StepResult:
+    """Tell the registry the completion percentage."""
+    percent = ctx.data.get("ratio")
+    if not ctx.spec.participant:
+        return _skipped("no participant")
+    if not isinstance(percent, int):
+        return _skipped("no ratio was read")
+    ctx.services.registry.set_completion(ctx.spec.participant, percent)
+    return StepResult(State.DONE, note=f"{percent} %")
+
+
+def registry_capacity(ctx: StepContext) -> StepResult:
+    """Set the workshop's capacity to the size of the range."""
+    ctx.services.registry.set_capacity(ctx.spec.ws, len(ctx.spec.students))
+    return StepResult(State.DONE, note=str(len(ctx.spec.students)))
+
+
+def registry_cleaned(ctx: StepContext) -> StepResult:
+    """Tell the registry that the participant is cleaned."""
+    if not ctx.spec.participant:
+        return _skipped("no participant")
+    ctx.services.registry.set_cleaned(ctx.spec.participant)
+    return _DONE
+
+
+def keep_seat(ctx: StepContext) -> StepResult:
+    """Workshops with `reset: true`: the seat stays assigned until the RESET."""
+    ctx.services.registry.keep_seat(ctx.step.student, ctx.spec.participant)
+    return StepResult(State.DONE, note="assigned until the RESET")
+
+
+def free_seat(ctx: StepContext) -> StepResult:
+    """Free the seat, only when the home is verified empty and no process of the student lives."""
+    student = ctx.step.student
+    try:
+        ctx.services.accounts.verify_erased(student)
+    except Failed as error:
+        raise Failed(
+            f"The seat of student {student} stays assigned: {error.sender}", error.operator, output=error.output
+        ) from error
+    ctx.services.registry.free_seat(student)
+    return _DONE
+
+
+def trace(ctx: StepContext) -> StepResult:
+    """Write the line that operators `tail` for: the credentials."""
+    for student in ctx.spec.students:
+        ctx.services.trace.end(student, ctx.password(student) or None, ctx.spec.workshop, ctx.spec.action.value)
+    return _DONE
+
+
+STEPS: dict[str, Callable[[StepContext], StepResult]] = {
+    "validate": validate,
+    "validate-again": validate_again,
+    "validate-seat": validate_again,
+    "nothing-to-reset": nothing_to_reset,
+    "wait-cleaned": wait_cleaned,
+    "password": password,
+    "ldap-password": ldap_password,
+    "pass-file": pass_file,
+    "forget-variables": forget_variables,
+    "hub-stop": hub_stop,
+    "hub-start": hub_start,
+    "erase": erase,
+    "copy-folder": copy_folder,
+    "create-script": _script("create"),
+    "cleanup-script": _script("cleanup"),
+    "reset-script": _script("reset"),
+    "post-copy-script": _script("post-copy"),
+    "registry-password": registry_password,
+    "registry-active": registry_active,
+    "ratio": ratio,
+    "registry-completion": registry_completion,
+    "registry-capacity": registry_capacity,
+    "registry-cleaned": registry_cleaned,
+    "keep-seat": keep_seat,
+    "free-seat": free_seat,
+    "trace": trace,
+}

@@ -1,0 +1,49 @@
+"""Which job may start: the one with no earlier unfinished job that shares a student.
+
+One rule more each way (docs/flow.md, "Lanes"): a CLEANUP overtakes a job that waits for the same participant to be
+cleaned, and the waiting job doesn't go on while the one that overtook it is at work.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from wodmail.model import State
+from wodmail.store import jobs, lanes
+
+UNFINISHED = (State.WAITING.value, State.RUNNING.value)
+
+
+def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
+    """The jobs of a backend that may be handed to the workers now, in their order.
+
+    Args:
+        connection: a transaction; it must also hold what is then written about these jobs.
+        backend: whose jobs.
+        now: seconds since 1970, for jobs that are parked until some moment.
+    """
+    job, other = jobs.alias("job"), jobs.alias("other")
+    lane, shared = lanes.alias("lane"), lanes.alias("shared")
+    overtakes = sa.and_(
+        job.c.action == "CLEANUP",
+        job.c.participant != 0,
+        job.c.participant == other.c.participant,
+        other.c.parked_until.is_not(None),
+        other.c.enqueued.is_(False),
+    )
+    earlier = sa.and_(other.c.id < job.c.id, sa.not_(overtakes))
+    at_work = sa.and_(other.c.id > job.c.id, other.c.enqueued.is_(True))
+    in_the_way = (
+        sa.select(sa.literal(1))
+        .select_from(lane.join(shared, shared.c.student == lane.c.student).join(other, other.c.id == shared.c.job))
+        .where(lane.c.job == job.c.id, other.c.backend == backend, other.c.id != job.c.id)
+        .where(other.c.state.in_(UNFINISHED), sa.or_(earlier, at_work))
+    )
+    query = (
+        sa.select(job.c.id)
+        .where(job.c.backend == backend, job.c.state == State.WAITING.value, job.c.enqueued.is_(False))
+        .where(sa.or_(job.c.parked_until.is_(None), job.c.parked_until <= now))
+        .where(~in_the_way.exists())
+        .order_by(job.c.id)
+    )
+    return [int(row[0]) for row in connection.execute(query)]

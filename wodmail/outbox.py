@@ -1,0 +1,225 @@
+"""Mails that are due: rendered from the database, handed over, and only then recorded as sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from wodmail.errors import Failed, Refused, Temporary
+from wodmail.jobs.services import Services, password_name
+from wodmail.mail import reply
+from wodmail.mail.reply import CredentialsData, JobReport, PlanStep, ReplyData, StepReport
+from wodmail.mail.send import Sender
+from wodmail.model import State
+from wodmail.requests import forget_secrets
+from wodmail.store import mails, requests
+
+log = structlog.get_logger("wodmail.outbox")
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+BUDGETED = ("refusal", "duplicate", "ping")
+CREDENTIALS_A_DAY = 20
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 15 * 60.0
+GIVE_UP_AFTER = 5 * DAY
+
+
+def pause_after(tries: int) -> float:
+    """Seconds until a mail that could not be handed over is tried again (pure): 2, 4, 8 … at most 900."""
+    return float(min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
+
+
+class Outbox:
+    """Sends what is due.
+
+    Args:
+        services: the parts around the jobs.
+        sender: hands mails over.
+        stop: asked before each mail.
+    """
+
+    def __init__(self, services: Services, sender: Sender, stop: Callable[[], bool] = lambda: False) -> None:
+        self._services, self._sender, self._stop = services, sender, stop
+        self._store, self._settings = services.store, services.settings
+
+    def run(self) -> int:
+        """Send every mail whose time has come; returns how many were handed over."""
+        query = (
+            sa.select(mails)
+            .where(mails.c.backend == self._store.backend, mails.c.state == "due", mails.c.next_try <= time.time())
+            .order_by(mails.c.id)
+        )
+        sent = 0
+        for row in self._store.rows(query):
+            if self._stop():
+                break
+            sent += self._send(row)
+        return sent
+
+    def _send(self, row: dict[str, Any]) -> bool:
+        request = self._store.describe([row["request"]])[0]
+        full = self._store.row(sa.select(requests).where(requests.c.id == row["request"])) or {}
+        verdict = self._budget(row)
+        if verdict == "withheld":
+            self._settle(row, "withheld", "over the budget of replies to this address")
+            return False
+        try:
+            mail = self._render("budget" if verdict == "notice" else row["kind"], row, request, full)
+            self._sender.send(mail, row["recipient"])
+        except Temporary as error:
+            self._again(row, error)
+            return False
+        except (Failed, Refused) as error:
+            log.warning("reply-failed", request=row["request"], kind=row["kind"], cause=error.operator)
+            self._settle(row, "failed", error.operator)
+            return False
+        self._settle(row, "sent", "")
+        log.info("reply-sent", request=row["request"], kind=row["kind"], to=row["recipient"])
+        return True
+
+    def _settle(self, row: dict[str, Any], state: str, error: str) -> None:
+        with self._store.transaction() as connection:
+            connection.execute(
+                mails.update()
+                .where(mails.c.id == row["id"])
+                .values(state=state, sent_at=time.time(), error=error, tries=row["tries"] + 1)
+            )
+        forget_secrets(self._services, row["request"])
+
+    def _again(self, row: dict[str, Any], error: Temporary) -> None:
+        tries = row["tries"] + 1
+        waited = pause_after(tries)
+        if tries * LONGEST_PAUSE > GIVE_UP_AFTER:
+            self._settle(row, "failed", error.operator)
+            return
+        with self._store.transaction() as connection:
+            connection.execute(
+                mails.update()
+                .where(mails.c.id == row["id"])
+                .values(tries=tries, next_try=time.time() + waited, error=error.operator)
+            )
+        log.warning("reply-deferred", request=row["request"], cause=error.operator, again_in=waited)
+
+    # -- budgets ----------------------------------------------------------------------------------------------
+
+    def _budget(self, row: dict[str, Any]) -> str:
+        """Whether this mail is sent, held back, or is the one that says so: "", "withheld" or "notice"."""
+        if row["kind"] == "credentials":
+            return "withheld" if self._sent(row, ("credentials",), DAY) >= CREDENTIALS_A_DAY else ""
+        if row["kind"] not in BUDGETED:
+            return ""
+        budget = self._settings.WODREPLYBUDGET
+        sent = self._sent(row, BUDGETED, HOUR)
+        return "" if sent < budget else "notice" if sent == budget else "withheld"
+
+    def _sent(self, row: dict[str, Any], kinds: tuple[str, ...], window: float) -> int:
+        query = sa.select(sa.func.count().label("n")).where(
+            mails.c.recipient == row["recipient"],
+            mails.c.backend == self._store.backend,
+            mails.c.kind.in_(kinds),
+            mails.c.state == "sent",
+            mails.c.sent_at > time.time() - window,
+        )
+        found = self._store.row(query)
+        return int(found["n"]) if found else 0
+
+    # -- rendering --------------------------------------------------------------------------------------------
+
+    def _render(self, kind: str, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> EmailMessage:
+        data = self._data(row, request, full)
+        notes = request["notes"]
+        if kind == "refusal":
+            return reply.render_refusal(self._settings, data)
+        if kind == "duplicate":
+            return reply.render_duplicate(self._settings, data, int(notes["first"]))
+        if kind == "ping":
+            return reply.render_ping(self._settings, data, notes["facts"])
+        if kind == "plan":
+            return reply.render_plan(self._settings, data, _plan_of(notes["plan"]))
+        if kind == "budget":
+            return reply.render_budget_notice(self._settings, data, datetime.fromtimestamp(time.time() + HOUR, UTC))
+        if kind == "credentials":
+            return self._credentials(row, request, data)
+        if kind == "monitor":
+            return self._alarm(request, data)
+        return reply.render_result(self._settings, data)
+
+    def _data(self, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> ReplyData:
+        return ReplyData(
+            request=request["id"],
+            to=row["recipient"],
+            subject=request["subject"],
+            action=request["action"],
+            state=State(request["state"]),
+            received=_moment(request["received"]),
+            finished=_moment(request["finished"]) if request["finished"] else None,
+            reason=self._services.masker.mask(request["reason"]),
+            students=tuple(request["students"]),
+            workshop=request["workshop"],
+            number=request["number"],
+            number_note=request["notes"].get("reading", ""),
+            jobs=tuple(self._job(job) for job in request["jobs"]),
+            turn=row["round"],
+            in_reply_to=request["message_id"],
+            references=full.get("reply_references", ""),
+        )
+
+    def _job(self, job: dict[str, Any]) -> JobReport:
+        password = None
+        if self._settings.WODREPLYCREDENTIALS and job["student"] is not None:
+            password = self._services.secrets.get(job["id"], password_name(job["student"]))
+        failed = next((step for step in job["steps"] if step["state"] == State.FAILED.value), None)
+        return JobReport(
+            students=tuple(job["students"]),
+            state=State(job["state"]),
+            steps=tuple(
+                StepReport(step["name"], State(step["state"]), step["seconds"], step["note"], step["error"])
+                for step in job["steps"]
+            ),
+            warnings=tuple(warning for step in job["steps"] for warning in step["warnings"]),
+            output=failed["output"] if failed else "",
+            password=password,
+        )
+
+    def _credentials(self, row: dict[str, Any], request: dict[str, Any], data: ReplyData) -> EmailMessage:
+        student = request["students"][0]
+        password = self._services.secrets.get(row["job"], password_name(student))
+        if password is None:
+            raise Failed("The credentials are not known any more.", f"no password kept for job {row['job']}")
+        told = CredentialsData(
+            request=request["id"],
+            email=row["recipient"],
+            student=student,
+            login=f"student{student}",
+            password=password,
+            workshop=request["workshop"],
+            received=data.received,
+            at=data.finished or data.received,
+            url=self._settings.WODBEAPIURL,
+            turn=row["round"],
+        )
+        return reply.render_credentials(self._settings, told)
+
+    def _alarm(self, request: dict[str, Any], data: ReplyData) -> EmailMessage:
+        headline = f"request {request['id']} {request['state']}: {data.quoted}"
+        lines = [
+            data.reason,
+            f"See `wodmail show {request['id']}` and the trace; then `wodmail retry {request['id']}`.",
+        ]
+        return reply.render_alarm(self._settings, data, key=f"ended-{data.turn}", what=headline, lines=lines)
+
+
+def _plan_of(jobs: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[PlanStep]]]:
+    return [
+        (tuple(job["students"]), [PlanStep(step["name"], tuple(step["does"])) for step in job["steps"]]) for job in jobs
+    ]
+
+
+def _moment(stamp: str) -> datetime:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00"))

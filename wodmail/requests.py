@@ -1,0 +1,424 @@
+"""What becomes of a request: accepted, its jobs ended one by one, retried, aborted. Rows in, rows out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+import structlog
+
+from wodmail.errors import Refused
+from wodmail.lanes import UNFINISHED
+from wodmail.model import Action, JobSpec, State
+from wodmail.store import Store, iso, jobs, lanes, mails, requests, steps
+
+if TYPE_CHECKING:
+    from wodmail.jobs.services import Services
+
+log = structlog.get_logger("wodmail.requests")
+
+RETRYABLE = (State.FAILED.value, State.ABORTED.value, State.SHELVED.value)
+ACCEPTED = (*UNFINISHED, State.DONE.value, *RETRYABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request about to be written, as intake judged it.
+
+    Args:
+        spool_key: the mail's file in the spool; the same key is never accepted twice.
+        state: waiting, or how it ended at once: refused, duplicate, done (PING and PLAN).
+        action: as reported, e.g. CREATE or "PLAN CREATE".
+        received_at: seconds since 1970 at which the mail was stored.
+        notes: JSON values for the reply: how NUMBER was read, warnings, the answer to PLAN.
+        reply_to: where the result mail goes, empty for nowhere.
+        reply_kind: which mail is due at once (refusal, duplicate, ping, plan), empty for none.
+        one_job: whether all students belong to one job.
+    """
+
+    spool_key: str
+    state: State
+    received_at: float
+    action: str = ""
+    reason: str = ""
+    students: tuple[int, ...] = ()
+    workshop: str = ""
+    number: int | None = None
+    participant: int = 0
+    email: str | None = None
+    subject: str = ""
+    sender: str = ""
+    message_id: str = ""
+    references: str = ""
+    reply_to: str = ""
+    reply_kind: str = ""
+    one_job: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def spec_of(row: dict[str, Any], runs: int = 1) -> JobSpec:
+    """A job's row as the steps know it.
+
+    Args:
+        row: of the jobs table.
+        runs: how often the step at work was begun; with the job's retries it makes the attempt.
+    """
+    return JobSpec(
+        request=row["request"],
+        job=row["id"],
+        action=Action(row["action"]),
+        students=tuple(json.loads(row["students"])),
+        workshop=row["workshop"],
+        participant=row["participant"],
+        email=row["email"],
+        attempt=row["attempt"] - 1 + runs,
+    )
+
+
+def envelope(store: Store, request: int) -> list[str]:
+    """The mail's envelope as the trace shows it: mbox From line, subject, request."""
+    row = store.row(sa.select(requests).where(requests.c.id == request))
+    if row is None:
+        raise LookupError(f"request {request} is not in the database")
+    stamp = time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(row["received_at"]))
+    return [
+        f"From {row['sender'] or 'MAILER-DAEMON'}  {stamp}",
+        f" Subject: {row['subject']}",
+        f"  Folder: wodmail request {request}, {row['workshop'] or '-'}",
+    ]
+
+
+def accept(connection: sa.Connection, backend: str, new: NewRequest) -> int:
+    """Write a request and its jobs.
+
+    Args:
+        connection: a transaction of `Store.transaction`.
+        backend: whose queue.
+        new: what intake judged.
+
+    Returns:
+        The request's number.
+    """
+    finished = new.state is not State.WAITING
+    columns = {
+        "backend": backend,
+        "spool_key": new.spool_key,
+        "state": new.state.value,
+        "reason": new.reason,
+        "action": new.action,
+        "students": json.dumps(list(new.students)),
+        "workshop": new.workshop,
+        "number": new.number,
+        "participant": new.participant,
+        "email": new.email,
+        "subject": new.subject,
+        "sender": new.sender,
+        "message_id": new.message_id,
+        "reply_references": new.references,
+        "reply_to": new.reply_to,
+        "notes": json.dumps(new.notes),
+        "received": iso(new.received_at),
+        "received_at": new.received_at,
+        "finished": iso() if finished else None,
+        "finished_at": time.time() if finished else None,
+    }
+    request = int(connection.execute(requests.insert().returning(requests.c.id), columns).scalar_one())
+    if new.reply_kind and new.reply_to:
+        _due(connection, request, backend, new.reply_kind, 1, new.reply_to)
+    if not finished:
+        groups = [new.students] if new.one_job else [(student,) for student in new.students]
+        for students in groups:
+            _add_job(connection, backend, request, new, students)
+    return request
+
+
+def _add_job(connection: sa.Connection, backend: str, request: int, new: NewRequest, students: tuple[int, ...]) -> None:
+    row = {
+        "request": request,
+        "backend": backend,
+        "action": new.action,
+        "students": json.dumps(list(students)),
+        "workshop": new.workshop,
+        "participant": new.participant,
+        "email": new.email,
+        "state": State.WAITING.value,
+    }
+    job = int(connection.execute(jobs.insert().returning(jobs.c.id), row).scalar_one())
+    _take_lanes(connection, job, students)
+
+
+def _take_lanes(connection: sa.Connection, job: int, students: Iterable[int]) -> None:
+    connection.execute(lanes.insert(), [{"job": job, "student": student} for student in students])
+
+
+def _due(
+    connection: sa.Connection, request: int, backend: str, kind: str, round_: int, to: str, job: int | None = None
+) -> None:
+    row = {"request": request, "backend": backend, "kind": kind, "round": round_, "recipient": to, "job": job}
+    connection.execute(mails.insert(), {**row, "state": "due"})
+
+
+# -- the end of a job -----------------------------------------------------------------------------------------------
+
+
+def finish_job(services: Services, job: int, state: State, reason: str = "") -> None:
+    """Record a job's end; with its last job the request ends and its mails become due.
+
+    Args:
+        services: the parts around the jobs.
+        job: the job; nothing happens when it has ended already.
+        state: done, failed, aborted or shelved.
+        reason: why; found out from the failed steps when empty.
+    """
+    store = services.store
+    with store.transaction() as connection:
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().one()
+        if row["state"] not in UNFINISHED:
+            return
+        why, refused = (reason, False) if reason else _why(connection, job, state)
+        _end_job(connection, dict(row), state, why)
+        spec = spec_of(dict(row))
+        if state is State.DONE and spec.action is Action.CREATE and spec.email and not services.settings.apidb:
+            _due(connection, spec.request, store.backend, "credentials", row["attempt"], spec.email, job)
+        _follow_up(connection, services, spec, state)
+        ended = _end_request(connection, services, row["request"], refused)
+    if state is State.SHELVED:
+        log.error("job-shelved", job=job, request=row["request"])
+    log.info("job-ended", job=job, request=row["request"], state=state.value, reason=services.masker.mask(why))
+    if ended:
+        forget_secrets(services, row["request"])
+
+
+def _end_job(connection: sa.Connection, row: dict[str, Any], state: State, reason: str) -> None:
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id == row["id"])
+        .values(state=state.value, reason=reason, finished=iso(), enqueued=False, parked_until=None, alone=False)
+    )
+    connection.execute(lanes.delete().where(lanes.c.job == row["id"]))
+
+
+def _why(connection: sa.Connection, job: int, state: State) -> tuple[str, bool]:
+    """The failed steps in words, and whether each of them was a refusal."""
+    if state is State.DONE:
+        return "", False
+    if state is State.ABORTED:
+        return "aborted by the operator", False
+    if state is State.SHELVED:
+        return "set aside: the server died four times at this job; see `wodmail show`, then `wodmail retry`", False
+    query = sa.select(steps.c.name, steps.c.result).where(steps.c.job == job, steps.c.state == State.FAILED.value)
+    failed = [(row.name, json.loads(row.result)) for row in connection.execute(query.order_by(steps.c.position))]
+    words = "; ".join(f"step {name}: {result.get('error', '')}" for name, result in failed)
+    refused = bool(failed) and all(result.get("data", {}).get("refused") for _, result in failed)
+    return words, refused
+
+
+def _follow_up(connection: sa.Connection, services: Services, spec: JobSpec, state: State) -> None:
+    """With the embedded registry nobody else sends the RESET that a CLEANUP of a `reset: true` workshop needs."""
+    if services.settings.apidb or spec.action is not Action.CLEANUP or state not in (State.DONE, State.FAILED):
+        return
+    try:
+        workshop = services.registry.workshop(spec.ws)
+    except Refused:
+        return
+    if not workshop.reset:
+        return
+    new = NewRequest(
+        spool_key=f"reset-after-job-{spec.job}-{iso()}",
+        state=State.WAITING,
+        received_at=time.time(),
+        action=Action.RESET.value,
+        students=spec.students,
+        workshop=spec.ws,
+        subject=f"RESET {spec.students[0]} 0",
+        notes={"reading": f"follows the CLEANUP of request {spec.request}"},
+        one_job=True,
+    )
+    accept(connection, services.store.backend, new)
+
+
+def _end_request(connection: sa.Connection, services: Services, request: int, refused: bool) -> bool:
+    """End the request when its last job has; returns whether it did."""
+    rows = connection.execute(sa.select(jobs.c.state, jobs.c.reason).where(jobs.c.request == request)).all()
+    states = {State(row.state) for row in rows}
+    if states & {State.WAITING, State.RUNNING}:
+        return False
+    state = request_state(states, refused=refused and len(rows) == 1)
+    reason = "; ".join(dict.fromkeys(row.reason for row in rows if row.reason))
+    connection.execute(
+        requests.update()
+        .where(requests.c.id == request)
+        .values(state=state.value, reason=reason[:2000], finished=iso(), finished_at=time.time())
+    )
+    row = connection.execute(sa.select(requests).where(requests.c.id == request)).mappings().one()
+    if row["reply_to"]:
+        _due(connection, request, services.store.backend, "result", row["round"], row["reply_to"])
+    monitor = services.settings.WODMONITOR
+    if monitor and state is not State.DONE:
+        _due(connection, request, services.store.backend, "monitor", row["round"], monitor)
+    log.info("request-ended", request=request, state=state.value)
+    return True
+
+
+def request_state(states: Iterable[State], *, refused: bool) -> State:
+    """A request's state from its jobs' (pure): failed when any of them failed.
+
+    Args:
+        states: the states of all its jobs, all ended.
+        refused: its one job failed because what it asked for was refused.
+    """
+    found = set(states)
+    if State.FAILED in found:
+        return State.REFUSED if refused else State.FAILED
+    for state in (State.SHELVED, State.ABORTED):
+        if state in found:
+            return state
+    return State.DONE
+
+
+def forget_secrets(services: Services, request: int) -> None:
+    """Remove the passwords of a request whose jobs and mails have all ended; a shelved job keeps its own."""
+    store = services.store
+    due = store.row(sa.select(mails.c.id).where(mails.c.request == request, mails.c.state == "due").limit(1))
+    if due is not None:
+        return
+    kept = (*UNFINISHED, State.SHELVED.value)
+    query = sa.select(jobs.c.id).where(jobs.c.request == request, jobs.c.state.not_in(kept))
+    for row in store.rows(query):
+        services.secrets.forget(row["id"])
+
+
+# -- what operators do ----------------------------------------------------------------------------------------------
+
+
+def retry(store: Store, request: int) -> list[int]:
+    """Let the failed, aborted and shelved jobs of a request run again.
+
+    A failed or aborted job begins anew, a shelved one goes on at its unfinished step.
+
+    Returns:
+        The jobs that will run.
+
+    Raises:
+        Refused: there is no such request, or nothing of it to retry.
+    """
+    with store.transaction() as connection:
+        row = _known(connection, request)
+        rows = connection.execute(sa.select(jobs).where(jobs.c.request == request, jobs.c.state.in_(RETRYABLE)))
+        again = [dict(found) for found in rows.mappings()]
+        if not again:
+            raise Refused(
+                f"Request {request} is {row['state']}: nothing to retry. Only failed, aborted and shelved jobs can be."
+            )
+        for job in again:
+            _again(connection, job)
+        connection.execute(
+            requests.update()
+            .where(requests.c.id == request)
+            .values(
+                state=State.WAITING.value,
+                reason="",
+                finished=None,
+                finished_at=None,
+                round=requests.c.round + 1,
+            )
+        )
+    return [job["id"] for job in again]
+
+
+def _again(connection: sa.Connection, job: dict[str, Any]) -> None:
+    values: dict[str, Any] = {
+        "state": State.WAITING.value,
+        "reason": "",
+        "finished": None,
+        "enqueued": False,
+        "abort": False,
+        "interruptions": 0,
+        "alone": False,
+        "steps_at_interruption": job["steps_done"],
+    }
+    if job["state"] != State.SHELVED.value:
+        connection.execute(steps.delete().where(steps.c.job == job["id"]))
+        values |= {"attempt": job["attempt"] + 1, "segment": 1, "runs": 0, "steps_done": 0, "steps_at_interruption": 0}
+    connection.execute(jobs.update().where(jobs.c.id == job["id"]).values(**values))
+    _take_lanes(connection, job["id"], json.loads(job["students"]))
+
+
+def abort(store: Store, request: int) -> list[int]:
+    """Ask for the end of a request's unfinished jobs; the server hears of it within a second.
+
+    Those that wait end at once; those at work end at the next step, their children are ended.
+
+    Returns:
+        The jobs that will end.
+
+    Raises:
+        Refused: there is no such request, or it has ended already.
+    """
+    with store.transaction() as connection:
+        row = _known(connection, request)
+        found = connection.execute(
+            sa.select(jobs.c.id).where(jobs.c.request == request, jobs.c.state.in_(UNFINISHED))
+        ).scalars()
+        unfinished = list(found)
+        if not unfinished:
+            raise Refused(f"Request {request} is {row['state']}: nothing to abort.")
+        connection.execute(jobs.update().where(jobs.c.id.in_(unfinished)).values(abort=True))
+    return unfinished
+
+
+def _known(connection: sa.Connection, request: int) -> dict[str, Any]:
+    row = connection.execute(sa.select(requests).where(requests.c.id == request)).mappings().first()
+    if row is None:
+        raise Refused(f"There is no request {request}. `wodmail requests` lists them.")
+    return dict(row)
+
+
+def to_abort(store: Store) -> list[tuple[int, bool]]:
+    """Unfinished jobs of this backend that somebody asked to abort, and whether they are at work."""
+    query = sa.select(jobs.c.id, jobs.c.enqueued).where(
+        jobs.c.backend == store.backend, jobs.c.abort.is_(True), jobs.c.state.in_(UNFINISHED)
+    )
+    return [(row["id"], row["enqueued"]) for row in store.rows(query)]
+
+
+def purge(store: Store, older_than: float) -> tuple[list[tuple[int, int, int]], int]:
+    """Delete requests that ended long ago.
+
+    Args:
+        older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due.
+
+    Returns:
+        (job, attempt, segment) of every workflow whose record can go too, and the number of requests deleted.
+    """
+    with store.transaction() as connection:
+        due = sa.select(mails.c.request).where(mails.c.state == "due")
+        old = list(
+            connection.execute(
+                sa.select(requests.c.id).where(
+                    requests.c.backend == store.backend,
+                    requests.c.finished_at < older_than,
+                    requests.c.id.not_in(due),
+                )
+            ).scalars()
+        )
+        gone = connection.execute(
+            sa.select(jobs.c.id, jobs.c.attempt, jobs.c.segment).where(jobs.c.request.in_(old))
+        ).all()
+        numbers: Sequence[int] = [row.id for row in gone]
+        for table in (lanes, steps):
+            connection.execute(table.delete().where(table.c.job.in_(numbers)))
+        connection.execute(mails.delete().where(mails.c.request.in_(old)))
+        connection.execute(jobs.delete().where(jobs.c.id.in_(numbers)))
+        connection.execute(requests.delete().where(requests.c.id.in_(old)))
+    workflows = [
+        (row.id, attempt, segment)
+        for row in gone
+        for attempt in range(1, row.attempt + 1)
+        for segment in range(1, row.segment + 1)
+    ]
+    return workflows, len(old)

@@ -1,0 +1,311 @@
+"""One live processor: the doors, intake, engine and outbox of one backend, put together, started and drained."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import sqlalchemy as sa
+import structlog
+
+from wodmail import __version__, directory, hub, requests, students
+from wodmail.catalog import Catalog
+from wodmail.children import Children
+from wodmail.config import Settings
+from wodmail.engine import Engine
+from wodmail.errors import ConfigError, Problem, Refused, Temporary
+from wodmail.intake import Intake
+from wodmail.lanes import UNFINISHED
+from wodmail.jobs.runner import Runner
+from wodmail.jobs.services import Services
+from wodmail.logs import Masker
+from wodmail.mail.listener import Listener
+from wodmail.mail.send import Sender
+from wodmail.mail.spool import Spool
+from wodmail.model import State
+from wodmail.outbox import Outbox
+from wodmail.playbooks import Playbooks
+from wodmail.registry.embedded import EmbeddedRegistry
+from wodmail.scripts import Scripts
+from wodmail.secretstore import Secrets
+from wodmail.store import facts, jobs, mails, open_store
+from wodmail.trace import Trace, trace_path
+
+log = structlog.get_logger("wodmail.server")
+
+TICK = 0.1
+CONTROL_EVERY = 0.5
+OUTBOX_EVERY = 0.5
+SWEEP_EVERY = 3600.0
+DAY = 86400.0
+
+
+def build_services(settings: Settings, masker: Masker) -> Services:
+    """Put the parts together that a configuration names.
+
+    Raises:
+        Failed: one of them can't be opened.
+    """
+    state = settings.WODSTATEDIR
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    masker.register_settings(settings)
+    children = Children(state)
+    accounts = students.for_settings(settings)
+    registry = EmbeddedRegistry(settings, Catalog(settings.WODNOBO, settings.WODPRIVNOBO))
+    return Services(
+        settings=settings,
+        store=open_store(settings),
+        accounts=accounts,
+        registry=registry,
+        hub=hub.NoHub(),
+        directory=directory.NoDirectory(),
+        playbooks=Playbooks(settings, children, accounts),
+        scripts=Scripts(settings, children),
+        children=children,
+        secrets=Secrets(state / "secrets"),
+        trace=Trace(trace_path(settings), masker, retention_days=settings.WODRETENTION),
+        masker=masker,
+    )
+
+
+class Lock:
+    """Only one live processor a state folder.
+
+    Args:
+        file: the lock file; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        Refused: another one has it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file: IO[str] = file.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            owner = self._file.read(20).strip() or "unknown"
+            raise Refused(
+                f"Another wodmail (process {owner}) already works on {file.parent}. Stop it first, or use another "
+                "WODSTATEDIR.",
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let another processor in."""
+        self._file.close()
+
+
+class Server:
+    """The processor.
+
+    Args:
+        settings: the configuration.
+        build: makes the parts once the lock is held.
+        door: whether to open the SMTP listener (WODDOOR: listener).
+    """
+
+    def __init__(self, settings: Settings, build: Callable[[], Services], *, door: bool = True) -> None:
+        self.settings = settings
+        self.lock = Lock(settings.WODSTATEDIR / "lock")
+        self.services = build()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._due = threading.Event()
+        self.spool = Spool(settings.WODSTATEDIR / "spool")
+        store = self.services.store
+        self.runner = Runner(self.services, lambda: self.engine.draining)
+        self.engine = Engine(store, self.runner, workers=settings.WODWORKERS)
+        self.intake = Intake(settings, self.spool, store, self.services.registry, self.engine.hand_over, self._facts)
+        self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
+        self.listener = Listener(settings, self.spool, self._wake.set) if door else None
+        self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Settle what the last life left, then open the door.
+
+        Raises:
+            Temporary: the database can't be reached.
+            ConfigError: the state folder has known an API-DB and none is configured.
+        """
+        ended = self.services.children.end_orphans()
+        if ended:
+            log.warning("children-ended", count=ended)
+        self.services.store.migrate()
+        self._remember_reading()
+        self.engine.on_change(self._changed)
+        self.engine.start()
+        self._mailer.start()
+        if self.listener is not None:
+            self.listener.start()
+        log.info("server-ready", version=__version__, door=self.listener.port if self.listener else None)
+
+    def _changed(self) -> None:
+        self._wake.set()
+        self._due.set()
+
+    def _remember_reading(self) -> None:
+        """A lost API-DB key must never turn participants into counts: refuse to start."""
+        settings = self.settings
+        with self.services.store.transaction() as connection:
+            known = connection.execute(facts.select().where(facts.c.name == "apidb")).first() is not None
+            if settings.apidb and not known:
+                connection.execute(facts.insert(), {"name": "apidb", "value": "configured"})
+        if known and not settings.apidb and settings.WODSUBJECTNUMBER == "auto":
+            words = (
+                "this state folder has worked with an API-DB, where NUMBER is a participant, and now none is "
+                "configured. Restore WODAPIDBEXTURL, or say WODSUBJECTNUMBER: participant or count"
+            )
+            raise ConfigError([Problem("WODAPIDBEXTURL", words)])
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Work until `until` says so or `request_stop` was called."""
+        seen: tuple[int, int] | None = None
+        last_control = last_sweep = 0.0
+        while not self._stopping.is_set() and not until():
+            stamp = self._spool_stamp()
+            if self._wake.is_set() or stamp != seen:
+                self._wake.clear()
+                seen = stamp if self._take_in() else None
+            now = time.monotonic()
+            if now - last_control >= CONTROL_EVERY:
+                last_control = now
+                self._guarded(self._control)
+            if now - last_sweep >= SWEEP_EVERY:
+                last_sweep = now
+                self._guarded(self.sweep)
+            self._wake.wait(TICK)
+
+    def _spool_stamp(self) -> tuple[int, int]:
+        """Changes whenever the pipe adds a mail; one stat call, so it can be asked often."""
+        found = (self.settings.WODSTATEDIR / "spool" / "new").stat()
+        return found.st_mtime_ns, found.st_ino
+
+    def _take_in(self) -> bool:
+        try:
+            if self.intake.run(self._stopping.is_set):
+                self._due.set()
+        except Temporary as error:
+            log.warning("service-away", cause=error.operator)
+            self._stopping.wait(1.0)
+            return False
+        return True
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Temporary as error:
+            log.warning("service-away", cause=error.operator)
+
+    def _control(self) -> None:
+        """What other processes asked for: aborts; and jobs whose wait is over."""
+        for job, at_work in requests.to_abort(self.services.store):
+            if at_work:
+                self.services.children.end_job(job)
+            else:
+                self.runner.finish(job, State.ABORTED.value)
+                self._due.set()
+        self.engine.hand_over()
+
+    def _mail_loop(self) -> None:
+        while not self._stopping.is_set():
+            self._due.clear()
+            self._guarded(self.outbox.run)
+            self._due.wait(OUTBOX_EVERY)
+
+    def request_stop(self) -> None:
+        """Ask `run` to return; safe in a signal handler."""
+        self._stopping.set()
+        self._wake.set()
+        self._due.set()
+
+    def drain(self) -> None:
+        """Accept nothing new, let steps finish up to WODDRAIN seconds, leave the rest for the next start."""
+        log.info("server-draining", seconds=self.settings.WODDRAIN)
+        self.request_stop()
+        if self.listener is not None:
+            self.listener.stop_accepting()
+        rested = self.engine.drain(self.settings.WODDRAIN)
+        if not rested:
+            for job in self.engine.active:
+                self.services.children.end_job(job)
+            self.engine.drain(2.0)
+        if self.listener is not None:
+            self.listener.stop()
+        self._mailer.join(timeout=5.0)
+        self.engine.stop()
+        self.services.store.close()
+        self.lock.release()
+        log.info("server-stopped")
+
+    def idle(self) -> bool:
+        """Whether every mail is taken in, every job ended and every mail that can go out is out."""
+        if self.spool.new() or self._wake.is_set():
+            return False
+        store = self.services.store
+        unfinished = store.row(sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1))
+        due = store.row(sa.select(mails.c.id).where(mails.c.state == "due", mails.c.tries == 0).limit(1))
+        return unfinished is None and due is None
+
+    def sweep(self) -> None:
+        """Delete what is older than WODRETENTION."""
+        seconds = self.settings.WODRETENTION * DAY
+        workflows, count = requests.purge(self.services.store, time.time() - seconds)
+        if workflows:
+            self.engine.forget(workflows)
+        self.spool.purge(seconds)
+        self.services.trace.sweep()
+        if count:
+            log.info("swept", requests=count)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "backend": self.settings.WODBEFQDN,
+            "version": __version__,
+            "jobs at work": len(self.engine.active),
+            "workers": self.settings.WODWORKERS,
+        }
+
+
+def notify_systemd(state: str, address: str | None) -> None:
+    """Tell systemd how we are (sd_notify(3)).
+
+    Args:
+        state: e.g. "READY=1".
+        address: the socket named by $NOTIFY_SOCKET; nothing happens without one.
+    """
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(state.encode("ascii"))
+
+
+def serve(server: Server, notify_address: str | None = None, until: Callable[[], bool] = lambda: False) -> None:
+    """Run a server until SIGTERM or SIGINT, then drain it."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.request_stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server.start()
+    notify_systemd("READY=1", notify_address)
+    try:
+        server.run(until)
+    finally:
+        notify_systemd("STOPPING=1", notify_address)
+        server.drain()

@@ -1,0 +1,380 @@
+"""The tables: requests, jobs, lanes, steps and outgoing mails, in one database (SQLite or PostgreSQL).
+
+Plain SQLAlchemy; knows nothing of how jobs are run. Times are ISO 8601 in UTC, or seconds since 1970 where they
+are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from wodmail.config import Settings
+from wodmail.errors import Temporary
+
+metadata = sa.MetaData()
+
+requests = sa.Table(
+    "wod_requests",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("spool_key", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("action", sa.Text, nullable=False, default=""),
+    sa.Column("students", sa.Text, nullable=False, default="[]"),
+    sa.Column("workshop", sa.Text, nullable=False, default=""),
+    sa.Column("number", sa.Integer),
+    sa.Column("participant", sa.Integer, nullable=False, default=0),
+    sa.Column("email", sa.Text),
+    sa.Column("subject", sa.Text, nullable=False, default=""),
+    sa.Column("sender", sa.Text, nullable=False, default=""),
+    sa.Column("message_id", sa.Text, nullable=False, default=""),
+    sa.Column("reply_references", sa.Text, nullable=False, default=""),
+    sa.Column("reply_to", sa.Text, nullable=False, default=""),
+    sa.Column("notes", sa.Text, nullable=False, default="{}"),
+    sa.Column("round", sa.Integer, nullable=False, default=1),
+    sa.Column("received", sa.Text, nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.Column("finished", sa.Text),
+    sa.Column("finished_at", sa.Float),
+    sa.UniqueConstraint("backend", "spool_key"),
+    sa.Index("wod_requests_message", "sender", "message_id"),
+    sa.Index("wod_requests_finished", "finished_at"),
+    sqlite_autoincrement=True,
+)
+
+jobs = sa.Table(
+    "wod_jobs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request", sa.Integer, sa.ForeignKey("wod_requests.id"), nullable=False, index=True),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("students", sa.Text, nullable=False),
+    sa.Column("workshop", sa.Text, nullable=False),
+    sa.Column("participant", sa.Integer, nullable=False, default=0),
+    sa.Column("email", sa.Text),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("enqueued", sa.Boolean, nullable=False, default=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=1),
+    sa.Column("segment", sa.Integer, nullable=False, default=1),
+    sa.Column("parked_until", sa.Float),
+    sa.Column("waiting_since", sa.Float),
+    sa.Column("steps_done", sa.Integer, nullable=False, default=0),
+    sa.Column("steps_at_interruption", sa.Integer, nullable=False, default=0),
+    sa.Column("interruptions", sa.Integer, nullable=False, default=0),
+    sa.Column("runs", sa.Integer, nullable=False, default=0),
+    sa.Column("alone", sa.Boolean, nullable=False, default=False),
+    sa.Column("drained", sa.Boolean, nullable=False, default=False),
+    sa.Column("abort", sa.Boolean, nullable=False, default=False),
+    sa.Column("started", sa.Text),
+    sa.Column("finished", sa.Text),
+    sqlite_autoincrement=True,
+)
+
+lanes = sa.Table(
+    "wod_lanes",
+    metadata,
+    sa.Column("job", sa.Integer, sa.ForeignKey("wod_jobs.id"), primary_key=True),
+    sa.Column("student", sa.Integer, primary_key=True),
+    sa.Index("wod_lanes_student", "student", "job"),
+)
+
+steps = sa.Table(
+    "wod_steps",
+    metadata,
+    sa.Column("job", sa.Integer, sa.ForeignKey("wod_jobs.id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("seconds", sa.Float),
+    sa.Column("runs", sa.Integer, nullable=False, default=0),
+    sa.Column("result", sa.Text, nullable=False, default="{}"),
+)
+
+mails = sa.Table(
+    "wod_mails",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request", sa.Integer, sa.ForeignKey("wod_requests.id"), nullable=False, index=True),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("recipient", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("next_try", sa.Float, nullable=False, default=0.0),
+    sa.Column("sent_at", sa.Float),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Column("job", sa.Integer),
+    sa.UniqueConstraint("request", "kind", "round", "recipient", "job"),
+    sa.Index("wod_mails_budget", "recipient", "sent_at"),
+    sqlite_autoincrement=True,
+)
+
+nonces = sa.Table(
+    "wod_nonces",
+    metadata,
+    sa.Column("nonce", sa.Text, primary_key=True),
+    sa.Column("signed_text", sa.Text, nullable=False),
+    sa.Column("request", sa.Integer, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+)
+
+facts = sa.Table(
+    "wod_facts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+Row = Mapping[str, Any]
+
+
+def iso(moment: float | None = None) -> str:
+    """A moment (seconds since 1970; now when None) as ISO 8601 in UTC, to the millisecond."""
+    stamp = datetime.fromtimestamp(time.time() if moment is None else moment, UTC)
+    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def database_url(settings: Settings) -> str:
+    """Where the database is, as SQLAlchemy wants it: WODDATABASEURL, else SQLite in WODSTATEDIR."""
+    url = settings.WODDATABASEURL
+    if not url:
+        return f"sqlite:///{settings.WODSTATEDIR / 'wodmail.sqlite'}"
+    if url.startswith(("postgresql://", "postgres://")):
+        return "postgresql+psycopg://" + url.split("://", 1)[1]
+    return url
+
+
+def _engine(url: str, *, durable: bool, readonly: bool = False) -> sa.Engine:
+    """An SQLAlchemy engine; without `durable` a commit may be lost in a power cut (never in a crash of the process)."""
+    if not url.startswith("sqlite"):
+        options = "" if durable else "-c synchronous_commit=off"
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=5, connect_args={"options": options})
+    engine = sa.create_engine(url, connect_args={"timeout": 30})
+    begin = "BEGIN" if readonly else "BEGIN IMMEDIATE"
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _entry: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, so that a read and the write after it are one
+        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+class Store:
+    """The database of one backend.
+
+    Args:
+        url: an SQLAlchemy URL.
+        backend: this host's name in the queue (WODBACKEND).
+    """
+
+    def __init__(self, url: str, backend: str) -> None:
+        self.url = url
+        self.backend = backend
+        self._durable = _engine(url, durable=True)
+        self._progress = _engine(url, durable=False)
+        self._reader = _engine(url, durable=False, readonly=True)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        for engine in (self._durable, self._progress, self._reader):
+            engine.dispose()
+
+    def migrate(self) -> None:
+        """Make the tables that are missing.
+
+        Raises:
+            Temporary: the database can't be reached.
+        """
+        if self.url.startswith("sqlite:///"):
+            Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        with self._trouble():
+            if self.url.startswith("sqlite"):
+                with self._durable.connect() as connection:
+                    raw = connection.connection.driver_connection
+                    connection.rollback()
+                    if raw is not None:
+                        raw.execute("PRAGMA journal_mode=WAL")
+            metadata.create_all(self._durable)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise Temporary(
+                "The backend's database can't be reached; nothing is lost, it is tried again.",
+                f"database {sa.make_url(self.url).render_as_string(hide_password=True)}: {error.orig}",
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction that is on the disk when it is committed.
+
+        Raises:
+            Temporary: the database can't be reached.
+        """
+        with self._trouble(), self._durable.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def progress(self) -> Iterator[sa.Connection]:
+        """A cheap transaction for what may be lost in a power cut because it can be found out again."""
+        with self._trouble(), self._progress.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A consistent view that blocks nobody."""
+        with self._trouble(), self._reader.connect() as connection:
+            yield connection
+
+    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        """All rows of a query as dictionaries."""
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def row(self, query: sa.Select[Any]) -> dict[str, Any] | None:
+        """The first row of a query, or None."""
+        with self.reading() as connection:
+            found = connection.execute(query).mappings().first()
+            return dict(found) if found is not None else None
+
+    # -- what people ask for ------------------------------------------------------------------------------
+
+    def find_by_message_id(self, message_id: str) -> dict[str, Any] | None:
+        """The newest request of the mail with that Message-ID, as `describe` gives it; None when there is none."""
+        query = sa.select(requests.c.id).where(requests.c.message_id == message_id).order_by(requests.c.id.desc())
+        found = self.row(query)
+        return self.describe([int(found["id"])])[0] if found else None
+
+    def recent(self, limit: int = 50, state: str | None = None) -> list[dict[str, Any]]:
+        """The newest requests first, as `describe` gives them.
+
+        Args:
+            limit: how many at most; 0 means all.
+            state: only those in this state.
+        """
+        query = sa.select(requests.c.id).where(requests.c.backend == self.backend).order_by(requests.c.id.desc())
+        if state:
+            query = query.where(requests.c.state == state)
+        if limit:
+            query = query.limit(limit)
+        return self.describe([int(row["id"]) for row in self.rows(query)])
+
+    def describe(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Requests with their jobs and steps, in the order of `ids`; unknown ids are left out."""
+        found = {row["id"]: row for row in self.rows(sa.select(requests).where(requests.c.id.in_(ids)))}
+        job_rows = self.rows(sa.select(jobs).where(jobs.c.request.in_(ids)).order_by(jobs.c.id))
+        step_rows = self.rows(
+            sa.select(steps)
+            .where(steps.c.job.in_([row["id"] for row in job_rows]))
+            .order_by(steps.c.job, steps.c.position)
+        )
+        steps_of: dict[int, list[dict[str, Any]]] = {}
+        for row in step_rows:
+            steps_of.setdefault(row["job"], []).append(_describe_step(row))
+        jobs_of: dict[int, list[dict[str, Any]]] = {}
+        for row in job_rows:
+            jobs_of.setdefault(row["request"], []).append(_describe_job(row, steps_of.get(row["id"], [])))
+        return [_describe_request(found[number], jobs_of.get(number, [])) for number in ids if number in found]
+
+
+def _describe_step(row: Row) -> dict[str, Any]:
+    result = json.loads(row["result"])
+    seconds = row["seconds"]
+    if seconds is None and row["started_at"] is not None and row["state"] == "running":
+        seconds = time.time() - row["started_at"]
+    return {
+        "name": row["name"],
+        "state": row["state"],
+        "seconds": None if seconds is None else round(seconds, 3),
+        "error": result.get("error", ""),
+        "note": result.get("note", ""),
+        "warnings": result.get("warnings", []),
+        "cause": result.get("cause", ""),
+        "output": result.get("output", ""),
+        "runs": row["runs"],
+    }
+
+
+def _describe_job(row: Row, job_steps: list[dict[str, Any]]) -> dict[str, Any]:
+    students = json.loads(row["students"])
+    return {
+        "id": row["id"],
+        "student": students[0] if len(students) == 1 else None,
+        "students": students,
+        "state": row["state"],
+        "reason": row["reason"],
+        "attempt": row["attempt"],
+        "interruptions": row["interruptions"],
+        "started": row["started"],
+        "finished": row["finished"],
+        "steps": job_steps,
+    }
+
+
+def _describe_request(row: Row, request_jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "action": row["action"],
+        "students": json.loads(row["students"]),
+        "workshop": row["workshop"],
+        "number": row["number"],
+        "state": row["state"],
+        "reason": row["reason"],
+        "received": row["received"],
+        "finished": row["finished"],
+        "subject": row["subject"],
+        "sender": row["sender"],
+        "message_id": row["message_id"],
+        "notes": json.loads(row["notes"]),
+        "jobs": request_jobs,
+    }
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that a configuration names; tables aren't made (see `Store.migrate`)."""
+    return Store(database_url(settings), settings.WODBACKEND or settings.WODBEFQDN)
+
+
+def open_readonly(settings: Settings) -> Store:
+    """The store for commands that look.
+
+    Raises:
+        Temporary: there is no database yet, so no server has ever run with this configuration.
+    """
+    store = open_store(settings)
+    with store._trouble(), store._reader.connect() as connection:
+        if not sa.inspect(connection).has_table(requests.name):
+            raise Temporary(
+                "No requests yet: the database has no tables. Start `wodmail serve` with this configuration first.",
+                f"no table {requests.name} in {sa.make_url(store.url).render_as_string(hide_password=True)}",
+            )
+    return store
+
+
+__all__ = ["DBAPIError", "Store", "database_url", "iso", "open_readonly", "open_store"]
