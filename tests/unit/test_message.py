@@ -58,6 +58,17 @@ def test_headers_are_found_in_any_case() -> None:
     assert mail.header("missing") == ""
 
 
+@pytest.mark.parametrize("opening", ["<!--", "<?", "<a ", "<", "<![CDATA["])
+def test_html_that_nothing_closes(opening: str) -> None:
+    page = "<p>WKSHP-API101</p>" + opening * 20_000
+    assert message.read(f"Content-Type: text/html\n\n{page}".encode()).workshop_line == "WKSHP-API101"
+
+
+def test_html_text_after_the_last_tag() -> None:
+    page = "<!-- c --><style>x</style><br>WKSHP-API101 <!-- open"
+    assert message.read(f"Content-Type: text/html\n\n{page}".encode()).workshop_line == "WKSHP-API101   open"
+
+
 def test_characters_split_between_encoded_words() -> None:
     assert message.read(b"Subject: =?utf-8?q?=C3?= =?utf-8?q?=A9?= x\n\n").subject == "é x"
     assert message.read(b"Subject: a =?utf-8?q?b?= c =?utf-8?q?_d?=\n\n").subject == "a b c  d"

@@ -96,6 +96,16 @@ def test_peer_and_sender_must_both_pass() -> None:
         trust.may_command(settings, peer="8.8.8.8", sender="x@example.org", authenticated=True)
 
 
+def test_a_sandbox_without_senders_listens_to_trusted_peers_only() -> None:
+    sandbox = Settings(WODSANDBOX=True)
+    trust.may_command(sandbox, peer="127.0.0.1", sender="anybody@example.org")
+    trust.may_command(sandbox, peer="10.0.0.1", sender="anybody@example.org", authenticated=True)
+    trust.may_command(sandbox, peer="", sender="anybody@example.org", piped=True)
+    with pytest.raises(Refused) as refused:
+        trust.may_command(sandbox, peer="10.0.0.1", sender="anybody@example.org")
+    assert "WODTRUSTEDPEERS" in refused.value.operator
+
+
 def test_a_right_signature() -> None:
     verdict = verify(signature())
     assert verdict is not None

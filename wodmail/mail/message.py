@@ -248,10 +248,18 @@ class _Html(HTMLParser):
             self.text.append(data.replace("\n", " "))
 
 
+def _closed(page: str) -> str:
+    """The page without the openings of tags and comments that nothing closes; the parser searches to the end for each."""
+    for opening, end in (("<!--", "-->"), ("<", ">")):
+        last = page.rfind(end) + 1
+        page = page[:last] + page[last:].replace(opening, " ")
+    return page
+
+
 def _html_text(page: str) -> str:
     reader = _Html()
     # Python's parser asserts on declarations such as <![x; what was read until there counts
     with contextlib.suppress(AssertionError):
-        reader.feed(page)
+        reader.feed(_closed(page))
         reader.close()
     return "".join(reader.text)

@@ -52,16 +52,14 @@ def peer_trusted(settings: Settings, peer: str) -> bool:
 def sender_allowed(settings: Settings, sender: str) -> bool:
     """Whether the envelope sender may command: WODSENDER or one of WODALLOWEDSENDERS.
 
-    With neither set nobody may, but in the sandbox everybody whose peer is allowed.
+    With neither set nobody may, but in the sandbox everybody; `may_command` narrows that to trusted peers.
 
     Args:
         sender: the envelope sender, with or without angle brackets. The domain's letter case does not count, the
             local part's does (RFC 5321 section 2.4).
     """
-    names = {_normal(name) for name in (settings.WODSENDER, *settings.WODALLOWEDSENDERS) if name.strip()}
-    if not names:
-        return settings.WODSANDBOX
-    return _normal(sender) in names
+    names = _named_senders(settings)
+    return _normal(sender) in names if names else settings.WODSANDBOX
 
 
 def may_command(
@@ -83,6 +81,9 @@ def may_command(
     if not sender_allowed(settings, sender):
         cause = f"envelope sender {sender!r} is neither WODSENDER nor in WODALLOWEDSENDERS"
         raise Refused("This sender may not send commands here.", cause)
+    if not (_named_senders(settings) or authenticated or piped or peer_trusted(settings, peer)):
+        cause = f"neither WODSENDER nor WODALLOWEDSENDERS is set, and peer {peer!r} is not in WODTRUSTEDPEERS"
+        raise Refused("This address may not send commands here.", cause)
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:
@@ -210,6 +211,10 @@ def _within(peer: str, networks: Iterable[Network]) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in networks)
+
+
+def _named_senders(settings: Settings) -> set[str]:
+    return {_normal(name) for name in (settings.WODSENDER, *settings.WODALLOWEDSENDERS) if name.strip()}
 
 
 def _normal(sender: str) -> str:
