@@ -249,7 +249,7 @@ class _Html(HTMLParser):
 
 
 def _closed(page: str) -> str:
-    """The page without the openings of tags and comments that nothing closes; the parser searches to the end for each."""
+    """The page without openings of tags and comments that nothing closes; the parser searches to the end for each."""
     for opening, end in (("<!--", "-->"), ("<", ">")):
         last = page.rfind(end) + 1
         page = page[:last] + page[last:].replace(opening, " ")
