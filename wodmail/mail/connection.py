@@ -49,6 +49,10 @@ class Door:
         tls: for STARTTLS, None without.
         timeout: seconds that a session may take from one command to the next, the mail included.
         limit: connections at a time; further ones get 421.
+        sessions: those that are open, or whose mail is still being stored.
+        draining: whether new mails are turned away.
+        waiting: how many mails of clients that are gone wait for the spool's repair.
+        stopping: set when the listener ends.
     """
 
     settings: Settings
@@ -63,6 +67,7 @@ class Door:
     limit: int
     sessions: set[Connection] = field(default_factory=set)
     draining: bool = False
+    waiting: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def busy_reply(self) -> str | None:

@@ -102,6 +102,11 @@ class Listener:
             return 0
         return int(self._server.sockets[0].getsockname()[1])
 
+    @property
+    def waiting(self) -> int:
+        """How many mails of clients that are gone are held in memory until the spool works again."""
+        return self._door.waiting
+
     def stop_accepting(self) -> None:
         """From now on new clients get 421, also those that begin another mail; mails under way are finished."""
         self._loop.call_soon_threadsafe(self._drain)

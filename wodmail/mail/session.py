@@ -18,6 +18,7 @@ MAX_RECIPIENTS = 100  # RFC 5321 section 4.5.3.1.8
 MAX_BOGUS_COMMANDS = 20
 EARLY_TALK = 2.0  # seconds that a trusted peer whom we turn away has for the mail it may have sent before our greeting
 GONE_NOTICE = 0.2  # seconds until a reset connection is known as such
+MAX_WAITING = 256  # mails held in memory for clients that are gone while the spool is in trouble
 RETRY_EVERY = 1.0  # seconds between two tries to store the mail of a client that is gone
 NULL_SENDER = "<>"  # stands for "" in aiosmtpd's envelope, which takes "" for "no MAIL yet"
 
@@ -214,25 +215,38 @@ class DoorSession(Connection):
         return mail
 
     async def _take(self, mail: bytes) -> str:
-        while True:
-            try:
-                key = await self._store(mail)
-            except Temporary as error:
-                log.error("mail from %s not stored: %s", self.peer, error.operator)  # noqa: TRY400 - no traceback
-                if not await self._gone_for_good():
-                    return f"451 4.3.0 {error.sender}"
-            else:
-                self.loop.call_soon(self.door.on_stored)
-                return f"250 2.0.0 stored as {key}"
+        try:
+            key = await self._store(mail)
+        except Temporary as error:
+            log.error("mail from %s not stored: %s", self.peer, error.operator)  # noqa: TRY400 - no traceback
+            if not await self._is_gone() or not await self._store_later(mail):
+                return f"451 4.3.0 {error.sender}"
+            return ""
+        self.loop.call_soon(self.door.on_stored)
+        return f"250 2.0.0 stored as {key}"
 
-    async def _gone_for_good(self) -> bool:
-        """Whether a trusted client can't be told to come again, so that storing is tried again; waits before that."""
-        if not self.trusted or not await _happens(self._lost, GONE_NOTICE):
+    async def _is_gone(self) -> bool:
+        """Whether this is a trusted client that has left, so that a 451 would tell nobody to come again."""
+        return self.trusted and await _happens(self._lost, GONE_NOTICE)
+
+    async def _store_later(self, mail: bytes) -> bool:
+        """Try again until the mail is stored; False when the server stops before or too many wait already."""
+        if self.door.waiting >= MAX_WAITING:
+            log.error("the mail of a client that is gone (%s) is lost: too many wait for the spool", self.peer)
             return False
-        if await _happens(self.door.stopping, RETRY_EVERY):
-            log.error("the mail of a client that is gone (%s) could not be stored before the server's end", self.peer)
-            return False
-        return True
+        self.door.waiting += 1
+        try:
+            while not await _happens(self.door.stopping, RETRY_EVERY):
+                try:
+                    await self._store(mail)
+                except Temporary:
+                    continue
+                self.loop.call_soon(self.door.on_stored)
+                return True
+        finally:
+            self.door.waiting -= 1
+        log.error("the mail of a client that is gone (%s) is lost: no spool before the server's stop", self.peer)
+        return False
 
     async def _store(self, mail: bytes) -> str:
         sender = str(self.envelope.mail_from) if self.envelope else NULL_SENDER
