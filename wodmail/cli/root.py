@@ -6,6 +6,7 @@ import click
 
 from wodmail import __version__
 from wodmail.cli.config import config
+from wodmail.cli.demo import demo
 from wodmail.cli.helper import helper
 from wodmail.cli.query import query
 from wodmail.cli.requests import abort, requests, retry, show
@@ -30,5 +31,5 @@ def pipe(arguments: tuple[str, ...]) -> int:
     return program.main(list(arguments))
 
 
-for command in (serve, work, requests, show, retry, abort, config, helper, query):
+for command in (serve, work, requests, show, retry, abort, config, helper, query, demo):
     root.add_command(command)

@@ -1,0 +1,34 @@
+"""What holds for all tests: an environment of their own, and loud words about system parts that are missing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.parts import PROGRAMS, program
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration of the machine reaches a test."""
+    for name in ("WOD_CONFIG", "NOTIFY_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def absent_parts() -> list[str]:
+    """System parts that tests would use and that this machine doesn't have."""
+    absent = sorted(name for name, (executable, _) in PROGRAMS.items() if program(executable) is None)
+    if not os.environ.get("WODMAIL_TEST_POSTGRES"):
+        absent.append("postgres")
+    if os.geteuid() != 0:
+        absent.append("root")
+    return absent
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not tested, where one looks."""
+    absent = absent_parts()
+    if absent:
+        terminalreporter.section("NOT ALL WAS TESTED", sep="!", red=True)
+        terminalreporter.line(f"missing here, so their tests were skipped: {', '.join(absent)} (see CONTRIBUTING.md)")
