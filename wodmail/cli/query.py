@@ -1,0 +1,198 @@
+"""`wodmail query`: what workshop scripts ask and tell; the functions of scripts/functions.sh call these.
+
+One answer on standard output, exit status 0; anything else ends with another status and its reason on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from wodmail import completion, students, vault
+from wodmail.catalog import Catalog, Workshop
+from wodmail.children import Children
+from wodmail.cli.config import config_option
+from wodmail.config import load
+from wodmail.directory import Directory, NoDirectory
+from wodmail.errors import Failed, Temporary
+from wodmail.registry.base import Registry
+from wodmail.registry.embedded import EmbeddedRegistry
+from wodmail.schema import Settings
+from wodmail.scripts import Scripts
+from wodmail.students import base
+
+POLL_SECONDS = 20.0
+WAIT_SECONDS = 900.0
+FIELDS = ("name", "reset", "ldap", "varpass", "monoappliance", "multiappliance", "compile", "range-min", "range-max")
+
+
+class Backend:
+    """What the answers come from, opened when first asked.
+
+    Args:
+        file: the configuration file; None for the usual place.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.settings: Settings = load(file, files=False)
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of this backend."""
+        return EmbeddedRegistry(self.settings, Catalog(self.settings.WODNOBO, self.settings.WODPRIVNOBO))
+
+    @property
+    def directory(self) -> Directory:
+        """The directory of this backend."""
+        return NoDirectory()
+
+    @property
+    def accounts(self) -> base.Accounts:
+        """The students' accounts of this backend."""
+        return students.for_settings(self.settings)
+
+
+@click.group()
+@config_option
+@click.pass_context
+def query(context: click.Context, file: Path | None) -> None:
+    """Answer what workshop scripts ask (see docs/scripts.md)."""
+    context.obj = Backend(file)
+
+
+@query.command("session-token")
+@click.pass_obj
+def session_token(backend: Backend) -> None:
+    """Print a token for the API-DB; an empty line where none is needed."""
+    click.echo(backend.registry.session_token())
+
+
+@query.command("workshop-id")
+@click.argument("name")
+@click.pass_obj
+def workshop_id(backend: Backend, name: str) -> None:
+    """Print the number of a workshop, WKSHP-Name or CHLG-Name."""
+    click.echo(backend.registry.workshop(name).id)
+
+
+@query.command("workshop")
+@click.argument("number", type=int)
+@click.argument("field", type=click.Choice(FIELDS))
+@click.pass_obj
+def workshop(backend: Backend, number: int, field: str) -> None:
+    """Print one field of the workshop with that number: true or false, a number, or a text."""
+    click.echo(_field(backend.registry.workshop_by_id(number), field))
+
+
+def _field(found: Workshop, field: str) -> str:
+    if field == "compile":
+        return ",".join(found.compile) or "false"
+    if field.startswith("range-"):
+        if found.range is None:
+            raise Failed(f"{found.name} has no range in its wod.yml.")
+        return str(found.range[0 if field == "range-min" else 1])
+    value = getattr(found, field)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@query.command("student")
+@click.argument("student", type=int)
+@click.pass_obj
+def student_exists(backend: Backend, student: int) -> None:
+    """End with status 0 when there is such a student here."""
+    base.check_number(backend.settings, student)
+
+
+@query.command("cleaned")
+@click.argument("participant", type=int)
+@click.pass_obj
+def cleaned(backend: Backend, participant: int) -> None:
+    """Print whether a participant's CLEANUP has ended: true or false."""
+    click.echo(str(backend.registry.is_clean(participant)).lower())
+
+
+@query.command("wait-cleaned")
+@click.argument("participant", type=int)
+@click.option("--timeout", type=float, default=WAIT_SECONDS, show_default=True, help="Seconds to wait at most.")
+@click.pass_obj
+def wait_cleaned(backend: Backend, participant: int, timeout: float) -> None:
+    """Wait until a participant's CLEANUP has ended; exit status 75 when it takes too long."""
+    registry = backend.registry
+    end = time.monotonic() + timeout
+    while not registry.is_clean(participant):
+        left = end - time.monotonic()
+        if left <= 0:
+            raise Temporary(f"participant {participant} is not cleaned after {timeout:g} s")
+        time.sleep(min(POLL_SECONDS, left))
+
+
+@query.command("appliance-base")
+@click.argument("name")
+@click.pass_obj
+def appliance_base(backend: Backend, name: str) -> None:
+    """Print the address of a workshop's (first) appliance, the group variable IP-NAME."""
+    settings = backend.settings
+    click.echo(Scripts(settings, Children(settings.WODSTATEDIR)).base_address(name))
+
+
+@query.command("new-password")
+@click.pass_obj
+def new_password(backend: Backend) -> None:
+    """Print a new random password of letters and digits."""
+    from wodmail.jobs.steps import new_password as make  # brings the database along, which the others don't need
+
+    click.echo(make(backend.settings.WODPASSWORDLENGTH))
+
+
+@query.command("completion")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.pass_obj
+def completion_ratio(backend: Backend, student: int, name: str) -> None:
+    """Print how far a student got in a workshop, in percent."""
+    click.echo(completion.ratio(backend.accounts.notebooks(student, name)))
+
+
+@query.command("erase")
+@click.argument("student", type=int)
+@click.pass_obj
+def erase(backend: Backend, student: int) -> None:
+    """End a student's processes and make the home anew."""
+    backend.accounts.erase(student)
+
+
+@query.command("end-processes")
+@click.argument("student", type=int)
+@click.pass_obj
+def end_processes(backend: Backend, student: int) -> None:
+    """End everything that runs as a student."""
+    backend.accounts.end_processes(student)
+
+
+@query.command("directory-password")
+@click.argument("student", type=int)
+@click.pass_obj
+def directory_password(backend: Backend, student: int) -> None:
+    """Set a student's password in the directory (LDAP); the password is read from standard input."""
+    base.check_number(backend.settings, student)
+    backend.directory.set_password(student, _password())
+
+
+@query.command("variable-password")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.pass_obj
+def variable_password(backend: Backend, student: int, name: str) -> None:
+    """Write PASSSTU into a student's vaulted variable file; the password is read from standard input."""
+    settings = backend.settings
+    base.check_number(settings, student)
+    vault.write(vault.pass_file(settings, name, student), {"PASSSTU": _password()}, vault.password(settings))
+
+
+def _password() -> str:
+    word = sys.stdin.readline().rstrip("\n")
+    base.check_password(word)
+    return word

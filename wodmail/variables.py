@@ -1,0 +1,107 @@
+"""The variables of a backend's group, for templates that are rendered without Ansible (workshop scripts)."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wodmail import vault
+from wodmail.config import Settings
+from wodmail.errors import Failed
+
+ENDINGS = ("", ".yml", ".yaml", ".json")
+_VAULT_HEADER = "$ANSIBLE_VAULT;"
+
+_known: dict[tuple[str, int, int], dict[str, Any]] = {}
+_lock = threading.Lock()
+
+
+def for_group(settings: Settings) -> dict[str, Any]:
+    """The configuration's names, then group_vars all and WODGROUP, public then private; later wins.
+
+    Args:
+        settings: the configuration; its VAULTPWD opens values and files that are vaulted.
+
+    Raises:
+        Failed: a variable file can't be read; names it and the line.
+    """
+    merged = settings.variables()
+    for folder in (settings.WODANSIBLEDIR, settings.WODANSIBLEPRIVDIR):
+        for name in ("all", settings.WODGROUP):
+            for path in _files(folder / "group_vars", name) if folder is not None else ():
+                merged.update(_load(path, settings))
+    return merged
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """As Ansible finds them: name, name.yml, … or a folder of such files."""
+    for ending in ENDINGS:
+        path = folder / f"{name}{ending}"
+        if path.is_file():
+            return [path]
+        if path.is_dir() and not ending:
+            inner = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in ENDINGS)
+            return [each for each in inner if not each.name.startswith(".")]
+    return []
+
+
+def _load(path: Path, settings: Settings) -> dict[str, Any]:
+    """One file's variables; read again only when it has changed."""
+    try:
+        status = path.stat()
+        key = (str(path), status.st_mtime_ns, status.st_size)
+        with _lock:
+            if key not in _known:
+                for old in [each for each in _known if each[0] == key[0]]:
+                    del _known[old]
+                _known[key] = _parse(path, settings)
+            return _known[key]
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        # Only the place is told: the text around it may be a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        cause = error.strerror if isinstance(error, OSError) else getattr(error, "problem", None) or "not valid"
+        words = f"The variable file {path.name} can't be read; the operator has to look at it."
+        raise Failed(words, f"{where}: {cause}") from error
+
+
+def _parse(path: Path, settings: Settings) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    if text.startswith(_VAULT_HEADER):
+        text = _opened(text, settings)
+    data = yaml.load(text, _loader(settings))  # noqa: S506 - a SafeLoader that knows !vault and !unsafe besides
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise yaml.YAMLError("no mapping of names to values")
+    return {str(name): value for name, value in data.items()}
+
+
+def _loader(settings: Settings) -> type[yaml.SafeLoader]:
+    class Loader(yaml.SafeLoader):
+        """SafeLoader that opens Ansible's vaulted values."""
+
+    def vaulted(_: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+        return _opened(str(node.value), settings)
+
+    Loader.add_constructor("!vault", vaulted)
+    Loader.add_constructor("!vault-encrypted", vaulted)
+    Loader.add_constructor("!unsafe", lambda _, node: str(node.value))
+    return Loader
+
+
+def _opened(text: str, settings: Settings) -> str:
+    """Decrypt with Ansible's own vault, which is imported only for files that need it."""
+    from ansible.errors import AnsibleError
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    key = vault.known_password(settings)
+    if not key:
+        raise ValueError("it is vaulted, and VAULTPWD is not set")
+    try:
+        return str(VaultLib([("default", VaultSecret(key.encode()))]).decrypt(text.encode()).decode())
+    except AnsibleError as error:
+        raise ValueError("it is vaulted, and VAULTPWD does not open it") from error
