@@ -50,8 +50,12 @@ def one(folder: Path, yardstick: float, runs: int) -> list[Figure]:
     return [
         Figure("one CREATE, mail sent to result mail", statistics.median(whole[1:]) / yardstick, "x", 0.5, detail=told),
         Figure("its copy step alone", statistics.median(copies) / yardstick, "x", 0.25, detail=spread(copies)),
-        Figure("from the 250 to the first step", max(latency), "s", 0.3, detail="most of " + spread(latency)),
+        Figure("from the 250 to the first step", max(latency[1:]), "s", 0.3, detail=_latency(latency)),
     ]
+
+
+def _latency(latency: list[float]) -> str:
+    return f"most of {spread(latency[1:])}; the first, right after the start, {latency[0]:.3f} s"
 
 
 def burst(folder: Path, yardstick: float, students: int) -> list[Figure]:

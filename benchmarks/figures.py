@@ -22,6 +22,7 @@ class Figure:
         goal: the limit, in the same unit; None for a figure that is only told.
         want: which side of the goal is good.
         detail: spread, counts, what it was compared with.
+        broken: the measurement failed, as against a part that this machine lacks.
     """
 
     name: str
@@ -30,10 +31,13 @@ class Figure:
     goal: float | None = None
     want: Literal["at most", "at least"] = "at most"
     detail: str = ""
+    broken: bool = False
 
     @property
     def verdict(self) -> str:
         """met, missed, not measured, or empty without a goal."""
+        if self.broken:
+            return "failed"
         if self.value is None:
             return "not measured"
         if self.goal is None:

@@ -9,14 +9,28 @@ from types import TracebackType
 import psutil
 
 MIB = 1024 * 1024
+MARKER = b"WODMAIL_CHILD="
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:
-    """The process and its living descendants, those in other sessions too."""
+    """The process, its living descendants, and what it started whose parents have ended (told by the marker)."""
     try:
-        return [root, *root.children(recursive=True)]
+        found = {root, *root.children(recursive=True)}
     except psutil.NoSuchProcess:
         return []
+    for process in psutil.process_iter():
+        if process not in found and _started_by(process.pid, root.pid):
+            found.add(process)
+    return list(found)
+
+
+def _started_by(pid: int, owner: int) -> bool:
+    """Whether a process carries the marker that wodmail's children inherit, with that owner in it."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone meanwhile, or another user's
+        return False
+    return any(f":{owner}:".encode() in part for part in environment.split(b"\0") if part.startswith(MARKER))
 
 
 def rss(processes: list[psutil.Process]) -> int:
@@ -55,7 +69,6 @@ class Peak:
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._cpu: dict[tuple[int, float], float] = {}
         self.pss = self.rss = self.processes = 0
 
     def __enter__(self) -> Peak:

@@ -60,7 +60,7 @@ def table(figures: list[Figure]) -> Table:
     for figure in figures:
         value = "-" if figure.value is None else f"{figure.value:.2f} {figure.unit}"
         goal = "" if figure.goal is None else f"{figure.want} {figure.goal:g}"
-        colour = {"met": "green", "missed": "red"}.get(figure.verdict, "yellow")
+        colour = {"met": "green", "missed": "red", "failed": "red"}.get(figure.verdict, "yellow")
         shown.add_row(figure.name, value, goal, f"[{colour}]{figure.verdict}[/]", figure.detail)
     return shown
 
@@ -71,7 +71,7 @@ def markdown(figures: list[Figure], facts: dict[str, object]) -> str:
     for figure in figures:
         value = "-" if figure.value is None else f"{figure.value:.2f} {figure.unit}"
         goal = "" if figure.goal is None else f"{figure.want} {figure.goal:g}"
-        verdict = f"**{figure.verdict}**" if figure.verdict == "missed" else figure.verdict
+        verdict = f"**{figure.verdict}**" if figure.verdict in ("missed", "failed") else figure.verdict
         lines.append(f"| {figure.name} | {value} | {goal} | {verdict} | {figure.detail} |")
     return "\n".join([*lines, "", ", ".join(f"{key} {value}" for key, value in facts.items())])
 
@@ -97,7 +97,7 @@ def run(names: tuple[str, ...], quick: bool, folder: Path, say: Console) -> list
             figures += part(folder / name, stick)
         except (OSError, RuntimeError) as error:
             say.print(f"{name}: {error}", style="red", markup=False)
-            figures.append(Figure(name, None, "", 0.0, detail=str(error).splitlines()[0]))
+            figures.append(Figure(name, None, "", detail=str(error).splitlines()[0], broken=True))
     return figures
 
 
@@ -135,4 +135,4 @@ def main(names: tuple[str, ...], as_json: bool, as_markdown: bool, quick: bool, 
     else:
         Console().print(table(figures))
         Console().print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    sys.exit(1 if any(figure.value is None and figure.goal == 0.0 for figure in figures) else 0)
+    sys.exit(1 if any(figure.broken for figure in figures) else 0)
