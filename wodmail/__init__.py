@@ -1,4 +1,4 @@
-"""A mail-driven backend for hands-on workshops: a mail comes in, a student is provisioned, the result goes back by mail."""
+"""A mail-driven backend for workshops: a mail comes in, a student is provisioned, the result goes back by mail."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -214,6 +214,9 @@ class Engine:
         with self._handing:
             if connection is not None:
                 return [row.id for row in self._hand_over(connection, only_new=True)]
+            with self._store.reading() as view:  # asked often: a look costs no write lock
+                if not startable(view, self._store.backend, time.time()):
+                    return []
             with self._store.transaction() as own:
                 handed = self._hand_over(own, only_new=False)
             self._resume([row for row in handed if row.runs])

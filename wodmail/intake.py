@@ -18,7 +18,7 @@ from wodmail import duplicates
 from wodmail.catalog import Workshop
 from wodmail.config import Settings
 from wodmail.errors import Refused
-from wodmail.jobs.plan import plan
+from wodmail.jobs.plan import PlannedStep, plan
 from wodmail.mail import command as commands
 from wodmail.mail import message as messages
 from wodmail.mail import reply, trust
@@ -70,6 +70,7 @@ class Intake:
         store: where the requests go.
         registry: knows workshops and participants.
         hand_over: called in the transaction that adds jobs, so that they are enqueued with it.
+        describe: says what a step would do, for PLAN.
         facts: what a PING answer tells, asked when one is due.
     """
 
@@ -80,10 +81,11 @@ class Intake:
         store: Store,
         registry: Registry,
         hand_over: Callable[[sa.Connection], object],
+        describe: Callable[[JobSpec, PlannedStep], list[str]],
         facts: Callable[[], dict[str, object]] = dict,
     ) -> None:
         self._settings, self._spool, self._store, self._registry = settings, spool, store, registry
-        self._hand_over, self._facts = hand_over, facts
+        self._hand_over, self._describe, self._facts = hand_over, describe, facts
         self._limits = Limits.of(settings)
         self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
 
@@ -131,7 +133,13 @@ class Intake:
         if new.state is State.WAITING:
             self._hand_over(connection)
         event = {State.REFUSED: "request-refused", State.DUPLICATE: "request-duplicate"}.get(new.state)
-        log.info(event or "request-accepted", request=number, subject=new.subject[:120], reason=new.reason, first=first)
+        log.info(
+            event or "request-accepted",
+            request=number,
+            subject=commands.visible(new.subject),
+            reason=new.reason,
+            first=first,
+        )
         return number
 
     # -- judging ----------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ class Intake:
             return parsed, ""
         reading = commands.reading(self._settings)
         repaired, note = commands.repair(parsed, self._registry.participant_student, reading, self._limits)
-        log.warning("mail-repaired", subject=subject[:120], note=note)
+        log.warning("mail-repaired", subject=commands.visible(subject), note=note)
         return repaired, note
 
     def _spoken_action(self, subject: str) -> str:
@@ -252,7 +260,7 @@ class Intake:
         planned = []
         for students in groups:
             spec = JobSpec(0, 0, command.action, students, judged.workshop, meaning.participant, command.email)
-            steps = [{"name": step.name, "does": [step.what]} for step in plan(spec, judged.found)]
+            steps = [{"name": step.name, "does": self._describe(spec, step)} for step in plan(spec, judged.found)]
             planned.append({"students": list(students), "steps": steps})
         return planned
 

@@ -69,8 +69,9 @@ class Outbox:
         if verdict == "withheld":
             self._settle(row, "withheld", "over the budget of replies to this address")
             return False
+        kind = "budget" if verdict == "notice" else row["kind"]
         try:
-            mail = self._render("budget" if verdict == "notice" else row["kind"], row, request, full)
+            mail = self._render(kind, row, request, full)
             self._sender.send(mail, row["recipient"])
         except Temporary as error:
             self._again(row, error)
@@ -79,8 +80,8 @@ class Outbox:
             log.warning("reply-failed", request=row["request"], kind=row["kind"], cause=error.operator)
             self._settle(row, "failed", error.operator)
             return False
-        self._settle(row, "sent", "")
-        log.info("reply-sent", request=row["request"], kind=row["kind"], to=row["recipient"])
+        self._settle({**row, "kind": kind}, "sent", "")
+        log.info("reply-sent", request=row["request"], kind=kind, to=row["recipient"])
         return True
 
     def _settle(self, row: dict[str, Any], state: str, error: str) -> None:
@@ -88,7 +89,7 @@ class Outbox:
             connection.execute(
                 mails.update()
                 .where(mails.c.id == row["id"])
-                .values(state=state, sent_at=time.time(), error=error, tries=row["tries"] + 1)
+                .values(state=state, kind=row["kind"], sent_at=time.time(), error=error, tries=row["tries"] + 1)
             )
         forget_secrets(self._services, row["request"])
 
@@ -114,9 +115,9 @@ class Outbox:
             return "withheld" if self._sent(row, ("credentials",), DAY) >= CREDENTIALS_A_DAY else ""
         if row["kind"] not in BUDGETED:
             return ""
-        budget = self._settings.WODREPLYBUDGET
-        sent = self._sent(row, BUDGETED, HOUR)
-        return "" if sent < budget else "notice" if sent == budget else "withheld"
+        if self._sent(row, BUDGETED, HOUR) < self._settings.WODREPLYBUDGET:
+            return ""
+        return "withheld" if self._sent(row, ("budget",), HOUR) else "notice"
 
     def _sent(self, row: dict[str, Any], kinds: tuple[str, ...], window: float) -> int:
         query = sa.select(sa.func.count().label("n")).where(
@@ -146,8 +147,6 @@ class Outbox:
             return reply.render_budget_notice(self._settings, data, datetime.fromtimestamp(time.time() + HOUR, UTC))
         if kind == "credentials":
             return self._credentials(row, request, data)
-        if kind == "monitor":
-            return self._alarm(request, data)
         return reply.render_result(self._settings, data)
 
     def _data(self, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> ReplyData:
@@ -201,18 +200,10 @@ class Outbox:
             workshop=request["workshop"],
             received=data.received,
             at=data.finished or data.received,
-            url=self._settings.WODBEAPIURL,
+            url=f"{self._settings.WODBEPROTO}://{self._settings.WODBEEXTFQDN}:{self._settings.WODBEPORT}",
             turn=row["round"],
         )
         return reply.render_credentials(self._settings, told)
-
-    def _alarm(self, request: dict[str, Any], data: ReplyData) -> EmailMessage:
-        headline = f"request {request['id']} {request['state']}: {data.quoted}"
-        lines = [
-            data.reason,
-            f"See `wodmail show {request['id']}` and the trace; then `wodmail retry {request['id']}`.",
-        ]
-        return reply.render_alarm(self._settings, data, key=f"ended-{data.turn}", what=headline, lines=lines)
 
 
 def _plan_of(jobs: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[PlanStep]]]:

@@ -23,9 +23,10 @@ from wodmail.config import Settings
 from wodmail.engine import Engine
 from wodmail.errors import ConfigError, Problem, Refused, Temporary
 from wodmail.intake import Intake
-from wodmail.lanes import UNFINISHED
+from wodmail.jobs.describe import Describer
 from wodmail.jobs.runner import Runner
 from wodmail.jobs.services import Services
+from wodmail.lanes import UNFINISHED
 from wodmail.logs import Masker
 from wodmail.mail.listener import Listener
 from wodmail.mail.send import Sender
@@ -127,7 +128,9 @@ class Server:
         store = self.services.store
         self.runner = Runner(self.services, lambda: self.engine.draining)
         self.engine = Engine(store, self.runner, workers=settings.WODWORKERS)
-        self.intake = Intake(settings, self.spool, store, self.services.registry, self.engine.hand_over, self._facts)
+        parts = self.services
+        describe = Describer(settings, parts.accounts, parts.scripts)
+        self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.hand_over, describe, self._facts)
         self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
         self.listener = Listener(settings, self.spool, self._wake.set) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)

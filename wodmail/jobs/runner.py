@@ -48,6 +48,10 @@ def outcome_of(error: WodmailError) -> StepResult:
     return StepResult(State.FAILED, error=error.sender, cause=error.operator, output=output, data=data)
 
 
+def _of(job: int) -> sa.ColumnElement[bool]:
+    return steps.c.job == job
+
+
 class Runner:
     """The work that the engine drives.
 
@@ -130,17 +134,17 @@ class Runner:
 
     def step(self, job: int, name: str) -> StepOutcome:
         """See `engine.Work.step`."""
-        row = self._job(job)
+        row, runs, data = self._mark_step_running(job, name)
         if row["abort"]:
             return StepOutcome(state=State.ABORTED.value, again_in=0.0)
-        spec = requests.spec_of(row, runs=self._mark_step_running(job, name))
+        spec = requests.spec_of(row, runs=runs)
         planned, workshop = self._plan(spec)
         step = next(step for step in planned if step.name == name)
-        context = StepContext(self.services, spec, step, workshop, row["waiting_since"], self._data(job))
+        context = StepContext(self.services, spec, step, workshop, row["waiting_since"], data)
         started = time.monotonic()
         with structlog.contextvars.bound_contextvars(request=spec.request, job=job, student=step.student, step=name):
             result = self._attempt(context)
-        if self._job(job)["abort"] and result.state is State.FAILED:
+        if result.state is State.FAILED and self._job(job)["abort"]:
             result = StepResult(State.ABORTED, error="aborted by the operator", output=result.output)
         self._record_step(context, result, time.monotonic() - started)
         return StepOutcome(state=result.state.value, again_in=result.again_in)
@@ -172,23 +176,20 @@ class Runner:
             raise Drained
         return result
 
-    def _data(self, job: int) -> dict[str, object]:
-        data: dict[str, object] = {}
-        for row in self.services.store.rows(sa.select(steps.c.result).where(steps.c.job == job)):
-            data |= json.loads(row["result"]).get("data", {})
-        return data
-
     # -- recording --------------------------------------------------------------------------------------------
 
-    def _mark_step_running(self, job: int, name: str) -> int:
+    def _mark_step_running(self, job: int, name: str) -> tuple[dict[str, Any], int, dict[str, object]]:
+        """Record that a step begins; returns the job's row, the step's runs, and what earlier steps left for it."""
         with self.services.store.progress() as connection:
-            where = sa.and_(steps.c.job == job, steps.c.name == name)
-            connection.execute(
-                steps.update()
-                .where(where)
-                .values(state=State.RUNNING.value, started_at=time.time(), runs=steps.c.runs + 1)
-            )
-            return int(connection.execute(sa.select(steps.c.runs).where(where)).scalar_one())
+            row = dict(connection.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().one())
+            runs, data = 1, dict[str, object]()
+            for step in connection.execute(sa.select(steps.c.name, steps.c.runs, steps.c.result).where(_of(job))):
+                data |= json.loads(step.result).get("data", {})
+                runs = step.runs + 1 if step.name == name else runs
+            if not row["abort"]:
+                running = {"state": State.RUNNING.value, "started_at": time.time(), "runs": runs}
+                connection.execute(steps.update().where(_of(job), steps.c.name == name).values(**running))
+        return row, runs, data
 
     def _record_step(self, context: StepContext, result: StepResult, seconds: float) -> None:
         job, name = context.spec.job, context.step.name

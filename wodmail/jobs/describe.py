@@ -1,0 +1,66 @@
+"""PLAN's words: what each step would do, as commands, files and calls. Looks, changes nothing."""
+
+from __future__ import annotations
+
+from wodmail.config import Settings
+from wodmail.jobs.plan import PlannedStep
+from wodmail.model import JobSpec
+from wodmail.scripts import Kind, Scripts
+from wodmail.students.base import Accounts
+
+_SCRIPTS: dict[str, Kind] = {
+    "create-script": "create",
+    "cleanup-script": "cleanup",
+    "reset-script": "reset",
+    "post-copy-script": "post-copy",
+}
+
+
+class Describer:
+    """Describes steps for one deployment.
+
+    Args:
+        settings: the configuration.
+        accounts: knows the homes.
+        scripts: knows the scripts.
+    """
+
+    def __init__(self, settings: Settings, accounts: Accounts, scripts: Scripts) -> None:
+        self._settings, self._accounts, self._scripts = settings, accounts, scripts
+
+    def __call__(self, spec: JobSpec, step: PlannedStep) -> list[str]:
+        """The step's sentence, then the commands, files and calls it would use."""
+        return [step.what, *self._details(spec, step)]
+
+    def _details(self, spec: JobSpec, step: PlannedStep) -> list[str]:
+        settings, student = self._settings, step.student
+        home = self._accounts.home(student)
+        if step.kind in _SCRIPTS:
+            found = self._scripts.find(_SCRIPTS[step.kind], spec.ws)
+            return [f"bash {script.file} ({script.where})" for script in found] or ["no such script: skipped"]
+        if step.kind == "copy-folder":
+            words = f"-e STDID={student} -e WORKSHOP={spec.ws} -e CHALLENGE={spec.workshop} -e MODEWS={spec.modews}"
+            return [f"ansible-playbook {settings.WODANSIBLEDIR / 'copy_folder.yml'} {words}", f"into {home / spec.ws}"]
+        if step.kind == "password":
+            return [f"set a password of {settings.WODPASSWORDLENGTH} characters for student{student}"]
+        if step.kind == "erase":
+            return [f"empty {home}, {settings.WODSSHKEYTYPE} key pair in {home / '.ssh'}"]
+        if step.kind == "trace":
+            return [f"end of procmail-action for student {student} …"]
+        return self._calls(spec, step)
+
+    def _calls(self, spec: JobSpec, step: PlannedStep) -> list[str]:
+        dbid = step.student + self._settings.WODBASESTDID
+        calls = {
+            "registry-password": f"registry: student {dbid}: password",
+            "registry-active": f"registry: student {dbid}: assigned=true; participant {spec.participant}: active=true",
+            "registry-completion": f"registry: participant {spec.participant}: completionPercentage",
+            "registry-capacity": f"registry: workshop {spec.ws}: capacity={len(spec.students)}",
+            "registry-cleaned": f"registry: participant {spec.participant}: cleaned=true",
+            "free-seat": f"registry: student {dbid}: assigned=false",
+            "keep-seat": f"registry: student {dbid}: assigned=true; participant {spec.participant}: active=false",
+            "hub-start": f"JupyterHub: POST /hub/api/users/student{step.student}/server",
+            "hub-stop": f"JupyterHub: DELETE /hub/api/users/student{step.student}/server",
+            "ldap-password": f"LDAP: uid={self._settings.WODLDAPSETUPUSER}{step.student}: userPassword",
+        }
+        return [calls[step.kind]] if step.kind in calls else []
