@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 from collections import defaultdict
 from collections.abc import Callable
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_LOGINS = 3
 
 
-class End(Exception):  # noqa: N818 - not an error: how a session ends
+class End(Exception):
     """The session is over."""
 
 
@@ -161,10 +162,10 @@ class Connection(SMTP):
 
     def _rescue_unread(self, transport: asyncio.BaseTransport) -> None:
         # A reply to a dead client ends asyncio's connection while the kernel may hold more of what the client sent.
-        socket = transport.get_extra_info("socket")
+        descriptor = transport.get_extra_info("socket").fileno()
         unread = 4 * self.line_length_limit
         try:
-            while unread > 0 and (data := os.read(socket.fileno(), 1 << 18)):
+            while unread > 0 and (data := os.read(descriptor, 1 << 18)):
                 self.data_received(data)
                 unread -= len(data)
         except OSError:  # nothing left, or the reset itself
@@ -196,6 +197,14 @@ class Connection(SMTP):
     def has_input(self) -> bool:
         """Whether the peer has sent more than was read."""
         return bool(self._reader._buffer)  # type: ignore[attr-defined]
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether the client has answered a reply with a reset; asyncio doesn't look once it has seen EOF."""
+        if self.transport is None:
+            return True
+        found: int = self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return found != 0
 
     @property
     def task(self) -> asyncio.Task[None] | None:

@@ -23,7 +23,7 @@ RETRY_EVERY = 1.0  # seconds between two tries to store the mail of a client tha
 NULL_SENDER = "<>"  # stands for "" in aiosmtpd's envelope, which takes "" for "no MAIL yet"
 
 
-class _Rejected(Exception):  # noqa: N818 - not an error of ours
+class _Rejected(Exception):
     """The mail just read is not accepted; the argument is the reply."""
 
 
@@ -227,7 +227,12 @@ class DoorSession(Connection):
 
     async def _is_gone(self) -> bool:
         """Whether this is a trusted client that has left, so that a 451 would tell nobody to come again."""
-        return self.trusted and await _happens(self._lost, GONE_NOTICE)
+        if not self.trusted:
+            return False
+        # A client that has closed looks like one that only sends no more, until something is written to it: the first
+        # line of the reply is the probe.
+        await self.push("451-4.3.0 the spool is in trouble")
+        return await _happens(self._lost, GONE_NOTICE) or self.is_reset
 
     async def _store_later(self, mail: bytes) -> bool:
         """Try again until the mail is stored; False when the server stops before or too many wait already."""
