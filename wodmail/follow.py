@@ -174,8 +174,8 @@ def _rows(request: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _failed(job: dict[str, Any]) -> str:
-    bad = [step["name"] for step in job["steps"] if step["state"] == State.FAILED]
-    return f"failed at {', '.join(bad)}" if bad else f"{len(job['steps'])} steps"
+    bad = [f"{step['name']}: {step['error']}" for step in job["steps"] if step["state"] == State.FAILED]
+    return f"failed at {'; '.join(bad)}" if bad else f"{len(job['steps'])} steps"
 
 
 def _who(job: dict[str, Any]) -> str:

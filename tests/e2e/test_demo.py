@@ -37,7 +37,7 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
             rf"^end of procmail-action for student {student} \(passwd \w{{8}}\) .* CREATE", shown, re.MULTILINE
         )
     assert "Subject: Re: CREATE 4 0: refused" in shown
-    assert re.search(r"^\+.*student1\b", shown, re.MULTILINE)
+    assert re.search(r"^\+.*student 1\b", shown, re.MULTILINE)
     assert re.search(r"^-.*\{\{", shown, re.MULTILINE)
     assert shown.rstrip().splitlines()[-1].startswith("end of procmail-action for student ")
 

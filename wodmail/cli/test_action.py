@@ -212,8 +212,7 @@ def _tell(settings: Settings, request: dict[str, Any] | None, begun: float) -> N
         if line is not None:
             print(line)
     if request["state"] != State.DONE:
-        reason = request["reason"] or "see its steps"
-        _complain(f"Request {request['id']} {request['state']}: {reason}\nLook with: wodmail show {request['id']}")
+        _complain(f"Request {request['id']} is {request['state']}. Look with: wodmail show {request['id']}")
 
 
 def _complain(text: str) -> None:
