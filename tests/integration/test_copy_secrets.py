@@ -1,0 +1,66 @@
+"""No secret of a copy run is on a command line, in an environment or in a file that ansible-runner writes."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.copying import Counting, Desk, settings_for
+from wodmail import vault
+from wodmail.playbooks import Playbooks
+
+SECRETS = {"VAULTPWD": "vault-open-sesame", "WODBETOKEN": "hub-token-4711", "WODAPIDBUSERPWD": "apidb-pass-4711"}
+
+
+class Looking(Counting):
+    """Keeps all that lies in the temporary folder when a run has ended and its folder is still there."""
+
+    def __init__(self, statedir: Path, folder: Path) -> None:
+        super().__init__(statedir)
+        self._folder = folder
+        self.seen: dict[str, bytes] = {}
+        self.modes: set[int] = set()
+
+    def end_started(self, env: Mapping[str, str]) -> int:
+        """Look, then do it."""
+        for path in self._folder.rglob("*"):
+            if path.is_file():
+                self.seen[str(path.relative_to(self._folder))] = path.read_bytes()
+        self.modes = {stat.S_IMODE(path.stat().st_mode) for path in self._folder.iterdir()}
+        return super().end_started(env)
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_the_folder_of_a_run_holds_no_secret_and_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: bool
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("WODMAIL_TEST_SECRET", "server-environment-4711")
+    settings = settings_for(tmp_path, **SECRETS)
+    if hook:
+        (tmp_path / "private/pre_templating.yml").write_text("- name: Nothing\n  ansible.builtin.meta: noop\n")
+    vault.write(vault.pass_file(settings, "WKSHP-Pass101", 7), {"PASSSTU": "hunter-4711"}, SECRETS["VAULTPWD"])
+    looking = Looking(settings.WODSTATEDIR, folder)
+    desk = Desk(settings)
+    desk.playbooks = Playbooks(settings, looking, desk_accounts())
+    desk.copy("WKSHP-Pass101")
+    assert "hunter-4711" in (desk.home() / "WKSHP-Pass101/0-ReadMeFirst.ipynb").read_text()
+    commands = [data for name, data in looking.seen.items() if name.endswith("/command")]
+    assert len(commands) == 1
+    assert b"copy_folder.yml" in commands[0]
+    for secret in [*SECRETS.values(), "hunter-4711", "server-environment-4711"]:
+        assert [name for name, data in looking.seen.items() if secret.encode() in data] == []
+    assert looking.modes == {0o700}
+    assert list(folder.iterdir()) == []
+
+
+def desk_accounts() -> object:
+    from tests.copying import Direct
+
+    return Direct()
