@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ PROGRAMS = {
     "sudo": ("sudo", "sudo"),
     "useradd": ("useradd", "passwd"),
 }
-EXTRA_FOLDERS = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/15/bin")
+EXTRA_FOLDERS = (
+    str(Path(sys.executable).parent),
+    "/usr/sbin",
+    "/sbin",
+    "/usr/lib/postgresql/17/bin",
+    "/usr/lib/postgresql/15/bin",
+)
 
 
 def program(name: str) -> str | None:
