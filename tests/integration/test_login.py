@@ -128,3 +128,4 @@ def test_no_password_reaches_a_log(
         client.docmd("AUTH", "PLAIN " + base64.b64encode(b"\0ann\0werty123").decode())
     secrets = ["werty123", base64.b64encode(b"werty123").decode(), base64.b64encode(b"\0ann\0werty123").decode()]
     assert not any(secret in caplog.text for secret in secrets)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []

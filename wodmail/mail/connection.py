@@ -261,6 +261,10 @@ class Connection(SMTP):
         except ConfigError as error:
             log.error("AUTH is broken: %s", error.operator)  # noqa: TRY400 - no traceback
             return AuthResult(success=False, handled=False, message="454 4.7.0 Temporary authentication failure")
-        if not fits:
+        if not fits or self.session is None:
             log.warning("login refused for %r from %s", user, self.peer)
-        return AuthResult(success=fits, handled=False)
+            return AuthResult(success=False, handled=False)
+        # Done here, because aiosmtpd would log a warning about a name of its own with each success.
+        self.session.authenticated = True
+        await self.push("235 2.7.0 Authentication successful")
+        return AuthResult(success=False, handled=True)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024  # clients that the kernel keeps for us while we are busy; their mails wait in their sockets
 STORING_THREADS = 16  # mails stored at the same time; they share the folder's fsync
 TIMEOUT = 300.0  # seconds, RFC 5321 section 4.5.3.2.7
-LIMIT = 500  # connections
+LIMIT = 200  # connections; each may hold twice WODMAILSIZE in memory
 
 Judge = Callable[[Settings, str], bool]
 

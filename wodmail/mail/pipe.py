@@ -171,7 +171,11 @@ def store(folder: str, raw: bytes, environ_sender: str) -> str:
     content = frame(mail, "", environ_sender if sender is None else sender, False, "pipe")
     prepare(folder)
     key = publish(folder, write_temporary(folder, content))
-    sync_folder(f"{folder}/new")
+    try:
+        sync_folder(f"{folder}/new")
+    except OSError:
+        os.unlink(f"{folder}/new/{key}")  # noqa: PTH108 - it will come again, so this copy goes
+        raise
     return key
 
 
