@@ -7,42 +7,44 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import postfix
+from benchmarks.door import Door
 from benchmarks.figures import Figure
 from benchmarks.mails import rate
 from benchmarks.site import Site
 
 CONNECTIONS = (1, 8)
+DOOR, SERVE, POSTFIX = "the listener and its spool alone", "serve, which works on them meanwhile", "Postfix"
 
 
 def accept(folder: Path, mails: int, rounds: int) -> list[Figure]:
-    """The whole server, which also reads and answers what it accepts, against Postfix with the discard transport.
+    """The listener alone, and the whole server, against Postfix with the discard transport.
 
     Args:
-        folder: for both; made.
+        folder: for all of them; made.
         mails: how many in each measurement.
         rounds: measurements of each; they take turns, medians are compared.
     """
     folder.mkdir(parents=True)
     reason = postfix.why_not()
-    figures = []
+    found: dict[tuple[str, int], list[float]] = {}
     with ExitStack() as stack:
-        site = stack.enter_context(Site(folder / "site"))
-        other = None if reason else stack.enter_context(postfix.Postfix(folder / "postfix"))
+        door = Site(folder / "door")
+        stack.enter_context(Door(door.config))
+        ports = {DOOR: door.port, SERVE: stack.enter_context(Site(folder / "serve")).port}
+        if not reason:
+            ports[POSTFIX] = stack.enter_context(postfix.Postfix(folder / "postfix")).port
         for connections in CONNECTIONS:
-            ours: list[float] = []
-            theirs: list[float] = []
             for _ in range(rounds):
-                ours.append(rate(site.port, connections, mails, lambda number: f"PING {number}"))
-                if other is not None:
-                    theirs.append(rate(other.port, connections, mails, lambda number: f"PING {number}"))
-            figures.append(_figure(connections, ours, theirs, reason))
-    return figures
+                for name, port in ports.items():
+                    measured = rate(port, connections, mails, lambda number: f"PING {number}")
+                    found.setdefault((name, connections), []).append(measured)
+    return [_figure(name, connections, found, reason) for name in (DOOR, SERVE) for connections in CONNECTIONS]
 
 
-def _figure(connections: int, ours: list[float], theirs: list[float], reason: str) -> Figure:
-    name = f"mails accepted, {connections} connection{'s' if connections > 1 else ''}, against Postfix"
-    mine = statistics.median(ours)
-    if not theirs:
-        return Figure(name, None, "x", 1.0, "at least", f"{mine:.0f}/s; {reason}")
-    other = statistics.median(theirs)
-    return Figure(name, mine / other, "x", 1.0, "at least", f"{mine:.0f}/s, Postfix {other:.0f}/s")
+def _figure(name: str, connections: int, found: dict[tuple[str, int], list[float]], reason: str) -> Figure:
+    title = f"mails accepted by {name}; {connections} connection{'s' if connections > 1 else ''}; against Postfix"
+    mine = statistics.median(found[name, connections])
+    if reason:
+        return Figure(title, None, "x", 1.0, "at least", f"{mine:.0f}/s; {reason}")
+    other = statistics.median(found[POSTFIX, connections])
+    return Figure(title, mine / other, "x", 1.0, "at least", f"{mine:.0f}/s, Postfix {other:.0f}/s")

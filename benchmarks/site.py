@@ -70,12 +70,12 @@ class Site:
             "SURVEYCHALURL": "https://example.org/challenge",
         }
         self.config.write_text(yaml.safe_dump(values), encoding="utf-8")
-        self._log = (folder / "log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Site:
         argv = [program("wodmail"), "serve", "--config", str(self.config)]
-        self._process = subprocess.Popen(argv, stdout=self._log, stderr=self._log, start_new_session=True)
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         try:
             until(self._answers, seconds=60, every=0.05, what="the server's port")
         except TimeoutError:
@@ -94,7 +94,6 @@ class Site:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._log.close()
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:

@@ -63,7 +63,6 @@ def test_memory_of_this_process() -> None:
 def test_configuration_of_the_site_is_in_order(tmp_path: Path) -> None:
     there = site.Site(tmp_path / "site")
     settings = load(there.config)
-    there._log.close()
     assert settings.WODSANDBOX
     assert there.outbox == settings.WODOUTBOX
     assert there.trace == trace_path(settings)
