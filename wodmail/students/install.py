@@ -59,11 +59,11 @@ def sudoers_line(settings: Settings) -> str:
     return f'{settings.WODUSER} ALL=(root) NOPASSWD: {settings.WODHELPER} ""\n'
 
 
-def build(python: Path, limits: Path) -> bytes:
+def build(interpreter: Path, limits: Path) -> bytes:
     """The helper as one executable file; the same bytes for the same wodmail, python and place.
 
     Args:
-        python: the interpreter that runs it; root's own.
+        interpreter: the python that runs it; root's own.
         limits: path of its file of limits.
     """
     here = Path(__file__).parent
@@ -77,7 +77,7 @@ def build(python: Path, limits: Path) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name), text)
-    return f"#!{python} -I\n".encode() + buffer.getvalue()
+    return f"#!{interpreter} -I\n".encode() + buffer.getvalue()
 
 
 def install_helper(settings: Settings, *, sudoers: Path = SUDOERS) -> list[str]:
@@ -96,12 +96,12 @@ def install_helper(settings: Settings, *, sudoers: Path = SUDOERS) -> list[str]:
     """
     if os.geteuid() != 0:
         raise ConfigError([Problem(str(settings.WODHELPER), "only root can install it; call it with sudo")])
-    python = _python()
+    interpreter = python()
     helper, limits = settings.WODHELPER, limits_file(settings.WODHELPER)
     problems = _problems(settings, sudoers)
-    if python is None:
+    if interpreter is None:
         problems.append(Problem(", ".join(map(str, PYTHONS)), "no python3 that belongs to root alone; install one"))
-    if problems or python is None:
+    if problems or interpreter is None:
         raise ConfigError(problems)
     _check_sudoers(sudoers_line(settings))
     helper.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -110,9 +110,9 @@ def install_helper(settings: Settings, *, sudoers: Path = SUDOERS) -> list[str]:
     except HelperError as error:
         raise ConfigError([Problem(str(helper.parent), error.cause)]) from error
     _put(limits, json.dumps(limits_of(settings), indent=2).encode() + b"\n", 0o644)
-    _put(helper, build(python, limits), 0o755)
+    _put(helper, build(interpreter, limits), 0o755)
     _put(sudoers, sudoers_line(settings).encode(), 0o440)
-    return [f"{helper}: the helper, run by {python}", f"{limits}: its limits", f"{sudoers}: one line for sudo"]
+    return [f"{helper}: the helper, run by {interpreter}", f"{limits}: its limits", f"{sudoers}: one line for sudo"]
 
 
 def check_helper(settings: Settings) -> list[Problem]:
@@ -132,8 +132,8 @@ def check_helper(settings: Settings) -> list[Problem]:
     problems = []
     if found != limits_of(settings):
         problems.append(Problem(str(limits), f"its limits are not those of the configuration; {again}"))
-    python = Path(current.partition(b" -I\n")[0].removeprefix(b"#!").decode(errors="replace"))
-    if current != build(python, limits):
+    interpreter = Path(current.partition(b" -I\n")[0].removeprefix(b"#!").decode(errors="replace"))
+    if current != build(interpreter, limits):
         problems.append(Problem(str(helper), f"it is of another version of wodmail; {again}"))
     return problems + _try(settings)
 
@@ -151,7 +151,8 @@ def _try(settings: Settings) -> list[Problem]:
     return [] if version == VERSION else [Problem(str(settings.WODHELPER), f"it speaks version {version} of {VERSION}")]
 
 
-def _python() -> Path | None:
+def python() -> Path | None:
+    """A python that belongs to root alone, to run the helper; None when there is none."""
     for path in PYTHONS:
         with contextlib.suppress(OSError, HelperError):
             real = path.resolve(strict=True)
