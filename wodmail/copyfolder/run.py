@@ -16,7 +16,6 @@ from wodmail.errors import Failed
 from wodmail.students.treewriter import Entry
 
 Gather = Callable[[], dict[str, Any]]
-PHASES = ("all", "copy", "expand")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,8 @@ def run(job: Job, context: Context, phase: str = "all") -> list[dict[str, Any]]:
     Args:
         job: what to do.
         context: what Ansible gives.
-        phase: "all"; or, around a private task file, "copy" (remove the old, copy as it is) and then "expand".
+        phase: "all"; or, around private task files, "copy" (remove the old, copy as it is), then "expand", then
+            "finish" (what those task files made becomes the student's own).
 
     Returns:
         For each student {"student", "ok", "files", "expanded", "note"} or {"student", "ok", "error", "cause"}.
@@ -111,17 +111,24 @@ class _Student:
             return {"student": self.student, "ok": False, "error": error.sender, "cause": error.operator}
 
     def _write(self, variables: Mapping[str, Any], own: Mapping[str, Any], phase: str) -> dict[str, Any]:
-        expander = expand.Expander(self.templar, self.source, self._mask(own))
-        plain = phase == "copy"
-        files = list(self.source.entries) if plain else expander.files(variables)
         folder = self.job.folder
-        if phase == "expand":
-            files = [new for new, old in zip(files, self.source.entries, strict=True) if new is not old or _first(new)]
-        tree = home.tree(folder, files, Path(self.job.pdf_script).read_bytes())
-        self.writer.write(self.student, folder, [] if phase == "expand" else home.removals(folder), tree)
+        tree: list[Entry] = []
+        if phase != "finish":
+            files = self._files(variables, own, phase)
+            tree = home.tree(folder, files, Path(self.job.pdf_script).read_bytes())
+        self.writer.write(self.student, folder, home.removals(folder) if phase in ("all", "copy") else [], tree)
         count = sum(entry.kind == "file" for entry in self.source.entries)
         expanded = len(self.source.templates())
         return {"files": count, "expanded": expanded, "note": self._note(count, expanded)}
+
+    def _files(self, variables: Mapping[str, Any], own: Mapping[str, Any], phase: str) -> list[Entry]:
+        if phase == "copy":
+            return list(self.source.entries)
+        files = expand.Expander(self.templar, self.source, self._mask(own)).files(variables)
+        if phase == "all":
+            return files
+        # What is no template lies there already, perhaps changed by a private task file.
+        return [new for new, old in zip(files, self.source.entries, strict=True) if new is not old or _first(new)]
 
     def _note(self, count: int, expanded: int) -> str:
         note = f"{count} files, {expanded} expanded"

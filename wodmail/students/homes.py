@@ -207,18 +207,19 @@ _USER_OBJ, _USER, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 _NO_ID = 0xFFFFFFFF
 
 
-def acl(mode: int, user: int, permissions: int) -> bytes:
-    """An access control list: the mode's bits, one user with rights of its own, and a mask that lets them through.
+def acl(mode: int, user: int, permissions: int, *further: int) -> bytes:
+    """An access control list: the mode's bits, users with rights of their own, and a mask that lets them through.
 
     Args:
         mode: permission bits for owner, group and others.
         user: uid of the named user.
         permissions: its rights, 0 to 7.
+        further: uids of other users with the same rights.
     """
     group = mode >> 3 & 7
     entries = (
         (_USER_OBJ, mode >> 6 & 7, _NO_ID),
-        (_USER, permissions, user),
+        *((_USER, permissions, each) for each in sorted({user, *further})),
         (_GROUP_OBJ, group, _NO_ID),
         (_MASK, group | permissions, _NO_ID),
         (_OTHER, mode & 7, _NO_ID),
@@ -229,6 +230,8 @@ def acl(mode: int, user: int, permissions: int) -> bytes:
 def share_folder(folder: int, user: int, mode: int) -> None:
     """Give a user all rights in a folder and in everything made there later, and drop every other named right.
 
+    The caller keeps all rights in what others make there, so that it can be taken over or removed again.
+
     Args:
         folder: descriptor of the folder, owned by the caller.
         user: uid of the named user.
@@ -236,7 +239,7 @@ def share_folder(folder: int, user: int, mode: int) -> None:
     """
     os.fchmod(folder, mode)
     os.setxattr(folder, _ACCESS, acl(mode, user, 7))
-    os.setxattr(folder, _DEFAULT, acl(mode, user, 7))
+    os.setxattr(folder, _DEFAULT, acl(mode, user, 7, os.geteuid()))
 
 
 def show_folder(home: int, name: str, user: int) -> None:

@@ -181,6 +181,7 @@ def install_tree(limits: Limits, request: Request, account: Account) -> Answer:
     with opened_home(account) as home, _home_trouble(account, "written to"):
         entries = list(inside(treewriter.unpack(request.payload)))
         count = treewriter.install(home, [str(path) for path in remove], entries)
+        treewriter.adopt(home, workshop)
         homes.share_tree(home, workshop, user)
         for entry in entries:
             if entry.path.split("/")[0] != workshop:

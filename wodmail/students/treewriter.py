@@ -150,6 +150,64 @@ def remove_tree(home: int, path: str) -> None:
         _remove(folder, name, MAX_DEPTH)
 
 
+def adopt(home: int, path: str) -> None:
+    """Make everything below a folder the running user's own: what others put there is copied and replaced.
+
+    Args:
+        home: descriptor of the home.
+        path: the folder, relative to the home; nothing happens when it is missing.
+
+    Raises:
+        OSError: something can't be read or replaced.
+        BadPathError: the path leads out of the home.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = home
+        for part in _parts(path):
+            try:
+                folder = os.open(part, FOLDER_FLAGS, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            stack.callback(os.close, folder)
+        _adopt(folder, os.geteuid(), MAX_DEPTH)
+
+
+def _adopt(folder: int, user: int, depth: int) -> None:
+    for name in os.listdir(folder):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        foreign = status.st_uid != user
+        if stat.S_ISDIR(status.st_mode):
+            if foreign:
+                _replace_folder(folder, name)
+            inner = os.open(name, FOLDER_FLAGS, dir_fd=folder)
+            try:
+                if depth:
+                    _adopt(inner, user, depth - 1)
+            finally:
+                os.close(inner)
+        elif foreign and stat.S_ISLNK(status.st_mode):
+            target = os.readlink(name, dir_fd=folder)
+            _write_into(folder, name, Entry(name, "link", target=target))
+        elif foreign and stat.S_ISREG(status.st_mode):
+            with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+                data = file.read()
+            _write_into(folder, name, Entry(name, "file", stat.S_IMODE(status.st_mode) & 0o755, data))
+
+
+def _replace_folder(above: int, name: str) -> None:
+    """Put a folder of our own in the place of somebody else's, with everything that was in it."""
+    fresh = f".{secrets.token_hex(8)}.new"
+    os.mkdir(fresh, 0o755, dir_fd=above)
+    with contextlib.ExitStack() as stack:
+        old, new = (os.open(each, FOLDER_FLAGS, dir_fd=above) for each in (name, fresh))
+        stack.callback(os.close, old)
+        stack.callback(os.close, new)
+        for inner in os.listdir(old):  # noqa: PTH208 - a descriptor has no Path
+            os.rename(inner, inner, src_dir_fd=old, dst_dir_fd=new)
+    os.rmdir(name, dir_fd=above)
+    os.rename(fresh, name, src_dir_fd=above, dst_dir_fd=above)
+
+
 class _Folders:
     """The folders opened so far, so that each is walked to once."""
 
@@ -173,7 +231,11 @@ def _write(folders: _Folders, entry: Entry) -> int:
     if entry.kind == "dir":
         os.fchmod(folders.get(parts), entry.mode & 0o777 | 0o700)
         return 0
-    folder, name = folders.get(parts[:-1]), parts[-1]
+    return _write_into(folders.get(parts[:-1]), parts[-1], entry)
+
+
+def _write_into(folder: int, name: str, entry: Entry) -> int:
+    """Write a file or link under a new name and rename it over what was there; 1 when it was a file."""
     fresh = f".{secrets.token_hex(8)}.new"
     if entry.kind == "link":
         os.symlink(entry.target, fresh, dir_fd=folder)
