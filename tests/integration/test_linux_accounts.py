@@ -221,7 +221,7 @@ def test_a_tree_is_written_as_the_student(linux: Site, client: HelperClient) -> 
         Entry("WKSHP-Try101/link", "link", target="part/b.txt"),
         Entry(".jupyter/lab/workspaces/x", "file", 0o644, b"{}"),
     ]
-    answer = client.call("install_tree", treewriter.pack(tree), student=FIRST, workshop="WKSHP-Try101", remove=["old"])
+    answer = client.call("install_tree", treewriter.pack(tree), student=FIRST, workshop="WKSHP-Try101")
     assert answer.fields["files"] == 3
     folder = home / "WKSHP-Try101"
     assert sorted(path.name for path in folder.iterdir()) == ["a.sh", "link", "part"]
