@@ -1,0 +1,77 @@
+"""`wodmail serve` that kills itself with signal 9 at a chosen point, once.
+
+Run as `python -m tests.e2e.crashserver serve POINT --config FILE`. POINT is `start:STEP` or `end:STEP` (before the step
+does anything; after it has done it and before that is recorded), `intake` (between the 250 and the request), or `reply`
+(between the hand-over of a mail and its record).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wodmail.config import load
+from wodmail.intake import Intake
+from wodmail.jobs.steps import STEPS
+from wodmail.logs import Masker, setup
+from wodmail.mail.send import Sender
+from wodmail.server import Server, build_services, serve
+
+
+def die_once(mark: Path) -> None:
+    """Kill this process, unless that was done before."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(work: Callable[..., Any], mark: Path) -> Callable[..., Any]:
+    """The function, preceded by death."""
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        die_once(mark)
+        return work(*args, **kwargs)
+
+    return dying
+
+
+def after(work: Callable[..., Any], mark: Path) -> Callable[..., Any]:
+    """The function, followed by death."""
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        result = work(*args, **kwargs)
+        die_once(mark)
+        return result
+
+    return dying
+
+
+def arm(point: str, mark: Path) -> None:
+    """Put the charge where it belongs."""
+    when, _, step = point.partition(":")
+    if when == "intake":
+        Intake.take = before(Intake.take, mark)  # type: ignore[method-assign]
+    elif when == "reply":
+        Sender.send = after(Sender.send, mark)  # type: ignore[method-assign]
+    else:
+        STEPS[step] = {"start": before, "end": after}[when](STEPS[step], mark)
+
+
+def main() -> None:
+    """Serve, armed."""
+    _, _, point, _, file = sys.argv
+    settings = load(Path(file))
+    arm(point, settings.WODSTATEDIR.parent / "died")
+    masker = Masker()
+    setup(masker)
+    serve(Server(settings, lambda: build_services(settings, masker)))
+
+
+if __name__ == "__main__":
+    main()
