@@ -69,6 +69,12 @@ def test_configuration_of_the_site_is_in_order(tmp_path: Path) -> None:
     assert (settings.WODNOBO / there.workshop / "wod.yml").is_file()
 
 
+def test_a_busy_machine_is_named() -> None:
+    assert run.drift(4.8, 5.0) == ""
+    assert "busy" in run.drift(4.8, 9.0)
+    assert "busy" in run.drift(9.0, 4.8)
+
+
 def test_unknown_measurement() -> None:
     result = CliRunner().invoke(run.main, ["nonsense"])
     assert result.exit_code == 64
