@@ -1,6 +1,7 @@
 """`wodmail query`: what workshop scripts ask and tell; the functions of scripts/functions.sh call these.
 
 One answer on standard output, exit status 0; anything else ends with another status and its reason on standard error.
+A script asks many times, each time in a process of its own: so each command imports what it needs and no more.
 """
 
 from __future__ import annotations
@@ -11,17 +12,14 @@ from pathlib import Path
 
 import click
 
-from wodmail import completion, students, vault
+from wodmail import students
 from wodmail.catalog import Catalog, Workshop
-from wodmail.children import Children
-from wodmail.cli.config import config_option
 from wodmail.config import load
 from wodmail.directory import Directory, NoDirectory
 from wodmail.errors import Failed, Temporary
 from wodmail.registry.base import Registry
 from wodmail.registry.embedded import EmbeddedRegistry
 from wodmail.schema import Settings
-from wodmail.scripts import Scripts
 from wodmail.students import base
 
 POLL_SECONDS = 20.0
@@ -56,7 +54,12 @@ class Backend:
 
 
 @click.group()
-@config_option
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Configuration file; without it $WOD_CONFIG, else /etc/wod.yml.",
+)
 @click.pass_context
 def query(context: click.Context, file: Path | None) -> None:
     """Answer what workshop scripts ask (see docs/scripts.md)."""
@@ -134,6 +137,9 @@ def wait_cleaned(backend: Backend, participant: int, timeout: float) -> None:
 @click.pass_obj
 def appliance_base(backend: Backend, name: str) -> None:
     """Print the address of a workshop's (first) appliance, the group variable IP-NAME."""
+    from wodmail.children import Children
+    from wodmail.scripts import Scripts
+
     settings = backend.settings
     click.echo(Scripts(settings, Children(settings.WODSTATEDIR)).base_address(name))
 
@@ -142,7 +148,7 @@ def appliance_base(backend: Backend, name: str) -> None:
 @click.pass_obj
 def new_password(backend: Backend) -> None:
     """Print a new random password of letters and digits."""
-    from wodmail.jobs.steps import new_password as make  # brings the database along, which the others don't need
+    from wodmail.jobs.steps import new_password as make
 
     click.echo(make(backend.settings.WODPASSWORDLENGTH))
 
@@ -153,6 +159,8 @@ def new_password(backend: Backend) -> None:
 @click.pass_obj
 def completion_ratio(backend: Backend, student: int, name: str) -> None:
     """Print how far a student got in a workshop, in percent."""
+    from wodmail import completion
+
     click.echo(completion.ratio(backend.accounts.notebooks(student, name)))
 
 
@@ -187,6 +195,8 @@ def directory_password(backend: Backend, student: int) -> None:
 @click.pass_obj
 def variable_password(backend: Backend, student: int, name: str) -> None:
     """Write PASSSTU into a student's vaulted variable file; the password is read from standard input."""
+    from wodmail import vault
+
     settings = backend.settings
     base.check_number(settings, student)
     vault.write(vault.pass_file(settings, name, student), {"PASSSTU": _password()}, vault.password(settings))
@@ -196,3 +206,11 @@ def _password() -> str:
     word = sys.stdin.readline().rstrip("\n")
     base.check_password(word)
     return word
+
+
+@click.group()
+def root() -> None:
+    """The command line of `wodmail query` alone, see `wodmail.cli.main`."""
+
+
+root.add_command(query)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
 from wodmail.students.treewriter import Entry
 
 
@@ -17,6 +14,10 @@ def new_pair(kind: Literal["rsa", "ed25519"], comment: str) -> list[Entry]:
         kind: rsa (2048 bits, what existing workshop scripts expect) or ed25519.
         comment: ends the public key's line.
     """
+    # Imported late: most commands that deal with accounts never make a key.
+    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
     key = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ed25519.Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
