@@ -17,7 +17,7 @@ help:
 	@echo "make clean          remove everything that was made here"
 
 demo: $(VENV)/.wodmail
-	@PATH="$(CURDIR)/$(BIN):$$PATH" wodmail demo $(if $(KEEP),--keep)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" wodmail demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(VENV)/.tox
 	$(TOX) run-parallel --parallel 2 --parallel-no-spinner
