@@ -130,7 +130,7 @@ def test_a_script_at_work_runs_exactly_once_after_a_restart(site: Deployment) ->
     site.start()
     wait_until(lambda: len(runs(site, "create", 7)) == 2, what="the second run")
     wait_until(lambda: len([p for p in sleepers(marker) if p.name() == "sleep"]) == 1, what="exactly one sleep")
-    assert not first[0].is_running()
+    assert first[0].pid not in {process.pid for process in sleepers(marker)}
     assert runs(site, "create", 7) == ["run 1", "run 2"]
 
 
