@@ -177,6 +177,10 @@ def _environment(private: Path, own: Path) -> dict[str, str]:
         handover.MARK: "stdin",
     }
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}  # the process' own, no settings
+    if "HOME" in inherited:  # what private task files may use stays where it is, although ANSIBLE_HOME has moved
+        for kind in ("COLLECTIONS", "ROLES"):
+            below = f"ansible/{kind.lower()}"
+            made[f"ANSIBLE_{kind}_PATH"] = f"{inherited['HOME']}/.{below}:/usr/share/{below}:/etc/{below}"
     return {"PATH": os.defpath, **inherited, **made}
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from wodmail import ansible_run, vault
 from wodmail.ansible_run import Launcher, Outcome
 from wodmail.copyfolder.request import from_settings
-from wodmail.errors import Failed, WodmailError
+from wodmail.errors import Failed
 from wodmail.model import JobSpec
 from wodmail.schema import Settings
 
@@ -56,7 +56,7 @@ class _Want:
     on_line: Callable[[str], None]
     turn: threading.Event = field(default_factory=threading.Event)
     leads: bool = False
-    outcome: Outcome | WodmailError | None = None
+    outcome: Outcome | Failed | None = None
 
 
 class Playbooks:
@@ -126,7 +126,7 @@ class Playbooks:
     def _run(self, spec: JobSpec, batch: Sequence[_Want]) -> None:
         try:
             outcomes = self._play(spec, batch)
-        except WodmailError as error:
+        except Failed as error:
             outcomes = {}
             for want in batch:
                 want.outcome = error
@@ -152,8 +152,9 @@ class Playbooks:
 def _result(want: _Want) -> CopyResult:
     """The outcome of a request, its lines told."""
     outcome = want.outcome
-    if isinstance(outcome, WodmailError):
-        raise _again(outcome)
+    if isinstance(outcome, Failed):
+        # A new one: several threads raise it, each with a traceback of its own.
+        raise Failed(outcome.sender, outcome.operator, output=outcome.output)
     if outcome is None:
         raise Failed("the copy run ended without saying what became of this student")
     for line in outcome.lines:
@@ -161,11 +162,3 @@ def _result(want: _Want) -> CopyResult:
     if outcome.error:
         raise Failed(outcome.error, outcome.cause, output=outcome.output)
     return CopyResult(outcome.files, outcome.expanded, outcome.note)
-
-
-def _again(error: WodmailError) -> WodmailError:
-    """A copy of an error that several threads are to raise, each with a traceback of its own."""
-    output = error.output if isinstance(error, Failed) else ""
-    return (
-        Failed(error.sender, error.operator, output=output) if isinstance(error, Failed) else type(error)(*error.args)
-    )

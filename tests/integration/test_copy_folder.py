@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from tests.copying import WORKSHOPS, Desk, own_workshop, settings_for
-from wodmail import vault
+from wodmail import paths, vault
 from wodmail.errors import Failed
 
 
@@ -239,3 +240,22 @@ def test_a_link_planted_in_the_home_leads_nowhere(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/0-ReadMeFirst.ipynb").read_text() == "precious"
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["0-ReadMeFirst.ipynb"]
     assert "fine" in texts(desk.home(6) / "WKSHP-Some101/0-ReadMeFirst.ipynb")
+
+
+@pytest.mark.parametrize("kind", ["WKSHP", "CHLG"])
+def test_the_demo_workshop_needs_no_variables_and_its_cells_run(tmp_path: Path, kind: str) -> None:
+    desk = Desk(settings_for(tmp_path, WODNOBO=paths.share("demo") / "notebooks"))
+    assert desk.copy(f"{kind}-Demo101", 12).expanded == 4
+    home = desk.home(12) / "WKSHP-Demo101"
+    books = sorted(home.glob("*.ipynb"))
+    assert len(books) == 3
+    names: dict[str, object] = {}
+    for book in books:
+        read = nbformat.read(book, as_version=4)
+        nbformat.validate(read)
+        for cell in read.cells:
+            if cell.cell_type == "code":
+                exec(cell.source, names)  # noqa: S102 - our own notebook
+    assert names["lamp"] == 12
+    assert "{{ STDID }}" in (home / "README.md").read_text()
+    assert (home / "lamp.env").read_text().endswith(f"LAMP=12\nMODE={kind}\n")

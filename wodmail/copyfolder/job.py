@@ -50,12 +50,9 @@ class Job:
     facts: str = ""
 
     def pass_file(self, student: int) -> Path | None:
-        """The student's own variable file: the one named, else the usual private place; None when there is neither."""
+        """The student's own variable file, which need not exist; None when none was named."""
         named = self.pass_files.get(str(student))
-        if named:
-            return Path(named)
-        private = self.variable_folders[1]
-        return Path(private, self.group, "pass", f"variables_{self.challenge}_{student}.yml") if private else None
+        return Path(named) if named else None
 
     def hooks(self) -> tuple[str, str]:
         """The private task files to run before and after, "" where there is none."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wodmail import paths
+from wodmail import paths, vault
 from wodmail.copyfolder.job import Job
 from wodmail.errors import Failed
 from wodmail.schema import Settings
@@ -37,7 +37,7 @@ def from_settings(
         challenge: the workshop as mailed, WKSHP-Name or CHLG-Name.
         writer: see `Job`.
         secret: see `Job`.
-        pass_files: see `Job`.
+        pass_files: variable files of students that aren't at the usual place.
         workshop: see `Job`; follows from the challenge by default.
         modews: see `Job`; follows from the challenge by default.
         folder: see `Job`; the workshop's name by default.
@@ -61,7 +61,10 @@ def from_settings(
         group=settings.WODGROUP,
         homes=str(settings.WODSTUDDIR),
         variables=_written(settings),
-        pass_files={str(student): path for student, path in (pass_files or {}).items()},
+        pass_files={
+            str(student): (pass_files or {}).get(student) or str(vault.pass_file(settings, challenge, student))
+            for student in students
+        },
         secret=secret,
         writer=writer,
         facts=str(settings.WODSTATEDIR / "facts.json"),

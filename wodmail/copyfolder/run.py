@@ -69,6 +69,7 @@ def _shared(context: Context, read: source.Source, layers: Layers) -> dict[str, 
     """The variables that all students share, facts among them when a template asks for them."""
     shared = {**context.variables, **layers.common(), **context.extra}
     shared["inventory_hostname"] = context.host
+    shared.setdefault("ansible_managed", "Ansible managed")
     shared.pop("wod_copy", None)
     if expand.facts_wanted(read, {**shared, "ansible_facts": None}):
         facts = context.gather()
