@@ -357,3 +357,13 @@ def test_the_pieces_in_which_a_mail_comes_do_not_matter(
             client.shutdown(socket.SHUT_WR)
             read_all(client)
         assert door.raws() == [NODE_MAIL + b"".join(body + b"\n" for body in bodies)] * 2
+
+
+def test_an_early_talker_that_still_listens_is_told_of_spool_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wodmail.mail.session.GONE_NOTICE", 0.3)
+    with running(tmp_path, spool=FullSpool(tmp_path / "spool")) as door:
+        answer = door.talk(NODE)
+        assert b"\r\n451-4.3.0 " in answer and b"\r\n451 4.3.0 " in answer
+        assert door.listener.waiting == 0

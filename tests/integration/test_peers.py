@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(place: Path) -> Path:
@@ -131,9 +132,10 @@ def test_a_full_disk_refuses_for_now_and_loses_nothing(small_disk: Path) -> None
         assert b"250 2.0.0 stored" in door.talk(talk)
         filler = fill(small_disk)
         for _ in range(3):
-            with door.connect() as client:
-                client.sendall(talk)
-                assert b"451 4.3.0" in read_until(client, b"451 4.3.0")
+            with smtplib.SMTP("127.0.0.1", door.port, timeout=20) as client:
+                with pytest.raises(smtplib.SMTPDataError) as caught:
+                    client.sendmail("a@b.test", ["x@y"], mail)
+                assert caught.value.smtp_code == 451 and caught.value.smtp_error.startswith(b"4.3.0")
             refused = subprocess.run(pipe, input=mail, capture_output=True)
             assert refused.returncode == 75 and b"No space left" in refused.stderr
         assert len(door.spool.new()) == 1

@@ -125,6 +125,7 @@ class Connection(SMTP):
         self._lost = asyncio.Event()
         self.peer = ""
         self.in_data = False
+        self.has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected, or STARTTLS is through (aiosmtpd starts the session's task the first time)."""
@@ -145,6 +146,7 @@ class Connection(SMTP):
 
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: the session goes on to the end of what has come."""
+        self.has_ended = True
         asyncio.StreamReaderProtocol.eof_received(self)
         return self.session is not None and self.session.ssl is None
 

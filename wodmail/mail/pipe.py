@@ -97,26 +97,39 @@ def write_temporary(folder: str, content: bytes) -> str:
     return path
 
 
-def publish(folder: str, temporary: str) -> str:
+def open_sequence(folder: str) -> int:
+    """A descriptor of `.sequence` for `publish`; the caller closes it.
+
+    Raises:
+        OSError: it can't be opened or made.
+    """
+    return os.open(f"{folder}/.sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def publish(folder: str, temporary: str, sequence: int) -> str:
     """Move a written file to new/ under the next key and return the key.
 
     Keys sort in the order of publishing, over all processes and also when the clock is set back: the time stamp of
     the last key is kept in `.sequence`, and number and rename happen under one lock. So whoever lists new/ never sees
     a mail before an earlier one.
 
+    Args:
+        folder: the spool.
+        temporary: what `write_temporary` has returned.
+        sequence: from `open_sequence`; used by one thread at a time, because the lock is the descriptor's.
+
     Raises:
         OSError: see `write_temporary`; the temporary file is removed.
     """
     try:
-        lock = os.open(f"{folder}/.sequence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(sequence, fcntl.LOCK_EX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            stamp = max(time.time_ns() // 1000, _last_stamp(lock) + 1)
-            os.pwrite(lock, b"%016d\n" % stamp, 0)
+            stamp = max(time.time_ns() // 1000, _last_stamp(sequence) + 1)
+            os.pwrite(sequence, b"%016d\n" % stamp, 0)
             key = f"{stamp // 1_000_000:010d}.M{stamp % 1_000_000:06d}P{os.getpid()}.{_host()}"
             os.rename(temporary, f"{folder}/new/{key}")  # noqa: PTH104
         finally:
-            os.close(lock)
+            fcntl.flock(sequence, fcntl.LOCK_UN)
     except BaseException:
         os.unlink(temporary)  # noqa: PTH108
         raise
@@ -170,7 +183,11 @@ def store(folder: str, raw: bytes, environ_sender: str) -> str:
     sender, mail = split_from_line(raw)
     content = frame(mail, "", environ_sender if sender is None else sender, False, "pipe")
     prepare(folder)
-    key = publish(folder, write_temporary(folder, content))
+    sequence = open_sequence(folder)
+    try:
+        key = publish(folder, write_temporary(folder, content), sequence)
+    finally:
+        os.close(sequence)
     try:
         sync_folder(f"{folder}/new")
     except OSError:

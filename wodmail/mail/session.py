@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 MAX_RECIPIENTS = 100  # RFC 5321 section 4.5.3.1.8
 MAX_BOGUS_COMMANDS = 20
 EARLY_TALK = 2.0  # seconds that a trusted peer whom we turn away has for the mail it may have sent before our greeting
-GONE_NOTICE = 0.2  # seconds until a reset connection is known as such
+GONE_NOTICE = 5.0  # seconds that a client which didn't wait for our 354 has for showing that it is gone
+GONE_CHECK = 0.1  # seconds from one look to the next
 MAX_WAITING = 256  # mails held in memory for clients that are gone while the spool is in trouble
 RETRY_EVERY = 1.0  # seconds between two tries to store the mail of a client that is gone
 NULL_SENDER = "<>"  # stands for "" in aiosmtpd's envelope, which takes "" for "no MAIL yet"
@@ -31,6 +32,7 @@ class DoorSession(Connection):
     """The session of one client; see `Connection` for the arguments."""
 
     _early_only = False
+    _talked_early = False
     _bogus = 0
 
     async def _handle_client(self) -> None:
@@ -171,6 +173,7 @@ class DoorSession(Connection):
                 raise End  # it didn't wait for our answer, so what follows is a mail and no commands
             return
         self.in_data = True
+        self._talked_early = self.has_input
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             reply = await self._take(await self._read_mail())
@@ -226,13 +229,23 @@ class DoorSession(Connection):
         return f"250 2.0.0 stored as {key}"
 
     async def _is_gone(self) -> bool:
-        """Whether this is a trusted client that has left, so that a 451 would tell nobody to come again."""
-        if not self.trusted:
+        """Whether this is a trusted client that has left, so that a 451 would tell nobody to come again.
+
+        Only one that didn't wait for our 354 is suspected of that; a client that waits is answered at once.
+        """
+        if not self.trusted or not self._talked_early:
             return False
-        # A client that has closed looks like one that only sends no more, until something is written to it: the first
-        # line of the reply is the probe.
-        await self.push("451-4.3.0 the spool is in trouble")
-        return await _happens(self._lost, GONE_NOTICE) or self.is_reset
+        deadline = self.loop.time() + GONE_NOTICE
+        probed = False
+        while self.loop.time() < deadline:
+            if await _happens(self._lost, GONE_CHECK) or self.is_reset:
+                return True
+            if self.has_ended and not probed:
+                # A client that has closed looks like one that only sends no more, until something is written to it:
+                # the first line of the reply is the probe.
+                await self.push("451-4.3.0 the spool is in trouble")
+                probed = True
+        return False
 
     async def _store_later(self, mail: bytes) -> bool:
         """Try again until the mail is stored; False when the server stops before or too many wait already."""
