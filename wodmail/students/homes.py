@@ -99,6 +99,8 @@ def _hoist(home: int, folder: int, path: str, trouble: list[str]) -> None:
             continue
         except OSError as error:
             trouble.append(f"{path + '/' + name!r} ({error.strerror})")
+            with contextlib.suppress(OSError):
+                os.fchmod(folder, 0o755)  # whose it is may come and open it up
 
 
 @contextlib.contextmanager
@@ -120,6 +122,30 @@ def _make_accessible(above: int, name: str) -> None:
             os.chmod(f"/proc/self/fd/{path}", 0o700)  # noqa: PTH101 - a descriptor has no Path
     finally:
         os.close(path)
+
+
+def open_up(folder: int, depth: int = MAX_SHARED_DEPTH) -> None:
+    """Give everybody all rights in the folders below that are the caller's own, so that `empty` can remove them.
+
+    Args:
+        folder: descriptor of a home, which others than its student can't enter.
+        depth: how many folders deep to go.
+    """
+    for name in names(folder):
+        with contextlib.suppress(OSError):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                continue
+            if status.st_uid == os.geteuid():
+                _make_accessible(folder, name)
+            inner = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                if status.st_uid == os.geteuid():
+                    os.fchmod(inner, 0o777)
+                if depth:
+                    open_up(inner, depth - 1)
+            finally:
+                os.close(inner)
 
 
 def unexpected(home: int, allowed: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
@@ -121,6 +122,7 @@ class SandboxAccounts:
             if status.st_uid != os.geteuid():
                 raise Failed(f"The home of student {student} belongs to somebody else.", f"{path}: uid {status.st_uid}")
             os.fchmod(home, stat.S_IMODE(status.st_mode) | 0o700)
+            fcntl.flock(home, fcntl.LOCK_EX)  # given back when the descriptor is closed
             yield home
         finally:
             os.close(home)
