@@ -14,16 +14,10 @@ from wodmail.store import jobs, lanes
 UNFINISHED = (State.WAITING.value, State.RUNNING.value)
 
 
-def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
-    """The jobs of a backend that may be handed to the workers now, in their order.
-
-    Args:
-        connection: a transaction; it must also hold what is then written about these jobs.
-        backend: whose jobs.
-        now: seconds since 1970, for jobs that are parked until some moment.
-    """
+def _query() -> sa.Select[tuple[int]]:
     job, other = jobs.alias("job"), jobs.alias("other")
     lane, shared = lanes.alias("lane"), lanes.alias("shared")
+    backend, now = sa.bindparam("backend", type_=sa.Text), sa.bindparam("now", type_=sa.Float)
     overtakes = sa.and_(
         job.c.action == "CLEANUP",
         job.c.participant != 0,
@@ -39,11 +33,24 @@ def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
         .where(lane.c.job == job.c.id, other.c.backend == backend, other.c.id != job.c.id)
         .where(other.c.state.in_(UNFINISHED), sa.or_(earlier, at_work))
     )
-    query = (
+    return (
         sa.select(job.c.id)
         .where(job.c.backend == backend, job.c.state == State.WAITING.value, job.c.enqueued.is_(False))
         .where(sa.or_(job.c.parked_until.is_(None), job.c.parked_until <= now))
         .where(~in_the_way.exists())
         .order_by(job.c.id)
     )
-    return [int(row[0]) for row in connection.execute(query)]
+
+
+_STARTABLE = _query()  # built once: it is asked twice a second, and building it costs more than asking it
+
+
+def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
+    """The jobs of a backend that may be handed to the workers now, in their order.
+
+    Args:
+        connection: a transaction; it must also hold what is then written about these jobs.
+        backend: whose jobs.
+        now: seconds since 1970, for jobs that are parked until some moment.
+    """
+    return [int(row[0]) for row in connection.execute(_STARTABLE, {"backend": backend, "now": now})]
