@@ -6,6 +6,8 @@ cleaned, and the waiting job doesn't go on while the one that overtook it is at 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from wodmail.model import State
@@ -14,7 +16,7 @@ from wodmail.store import jobs, lanes
 UNFINISHED = (State.WAITING.value, State.RUNNING.value)
 
 
-def _query() -> sa.Select[tuple[int]]:
+def _query() -> sa.Select[Any]:
     job, other = jobs.alias("job"), jobs.alias("other")
     lane, shared = lanes.alias("lane"), lanes.alias("shared")
     backend, now = sa.bindparam("backend", type_=sa.Text), sa.bindparam("now", type_=sa.Float)
@@ -53,4 +55,4 @@ def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
         backend: whose jobs.
         now: seconds since 1970, for jobs that are parked until some moment.
     """
-    return [int(row[0]) for row in connection.execute(_STARTABLE, {"backend": backend, "now": now})]
+    return list(connection.execute(_STARTABLE, {"backend": backend, "now": now}).scalars())
