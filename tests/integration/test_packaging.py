@@ -39,7 +39,7 @@ def test_licence_is_the_whole_apache_licence() -> None:
 
 def unit(**variables: Any) -> configparser.ConfigParser:
     """The systemd unit, rendered and read; a key that is written twice is an error."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)  # noqa: S701
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     template = environment.from_string((ROOT / "sys" / "wodmail.service.j2").read_text(encoding="utf-8"))
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
