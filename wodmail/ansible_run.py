@@ -90,7 +90,9 @@ def play(job: Job, settings: Settings, children: Launcher, number: int) -> dict[
         Failed: nothing could be started.
     """
     try:
-        private = tempfile.mkdtemp(prefix="wodmail-copy-")
+        folder = _folder(settings)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private = tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder)
     except OSError as error:
         raise Failed("there is no room for a playbook's temporary folder", str(error)) from error
     try:
@@ -103,6 +105,18 @@ def play(job: Job, settings: Settings, children: Launcher, number: int) -> dict[
         words = f"copying took longer than {settings.WODSTEPTIMEOUT:g} s and was ended"
         return dict.fromkeys(job.students, Outcome(error=words, cause=words, output=_tail(run.text, job)))
     return outcomes(job, run)
+
+
+def sweep(settings: Settings) -> None:
+    """Remove the private folders of runs whose server was killed; those of living processes stay."""
+    folder = _folder(settings)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not Path("/proc", path.name.partition("-")[0]).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.WODSTATEDIR / "runs"
 
 
 def _run(job: Job, settings: Settings, children: Launcher, number: int, private: Path) -> Run:

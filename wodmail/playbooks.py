@@ -74,6 +74,7 @@ class Playbooks:
         self._accounts = accounts
         self._lock = threading.Lock()
         self._queues: dict[str, list[_Want]] = {}
+        ansible_run.sweep(settings)
         self._slots = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
 
     def copy_folder(

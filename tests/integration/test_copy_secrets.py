@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
-import tempfile
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.copying import Counting, Desk, settings_for
+from tests.copying import Counting, Desk, Direct, settings_for
 from wodmail import vault
 from wodmail.playbooks import Playbooks
 
@@ -38,9 +39,7 @@ class Looking(Counting):
 def test_the_folder_of_a_run_holds_no_secret_and_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: bool
 ) -> None:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    folder = tmp_path / "state" / "runs"
     monkeypatch.setenv("WODMAIL_TEST_SECRET", "server-environment-4711")
     settings = settings_for(tmp_path, **SECRETS)
     if hook:
@@ -48,7 +47,7 @@ def test_the_folder_of_a_run_holds_no_secret_and_is_removed(
     vault.write(vault.pass_file(settings, "WKSHP-Pass101", 7), {"PASSSTU": "hunter-4711"}, SECRETS["VAULTPWD"])
     looking = Looking(settings.WODSTATEDIR, folder)
     desk = Desk(settings)
-    desk.playbooks = Playbooks(settings, looking, desk_accounts())
+    desk.playbooks = Playbooks(settings, looking, Direct())
     desk.copy("WKSHP-Pass101")
     assert "hunter-4711" in (desk.home() / "WKSHP-Pass101/0-ReadMeFirst.ipynb").read_text()
     commands = [data for name, data in looking.seen.items() if name.endswith("/command")]
@@ -60,7 +59,11 @@ def test_the_folder_of_a_run_holds_no_secret_and_is_removed(
     assert list(folder.iterdir()) == []
 
 
-def desk_accounts() -> object:
-    from tests.copying import Direct
-
-    return Direct()
+def test_what_a_killed_server_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    ended = subprocess.Popen(["true"])
+    assert ended.wait(10) == 0
+    for name in (f"{ended.pid}-left", f"{os.getpid()}-busy"):
+        (tmp_path / "state/runs" / name / "artifacts").mkdir(parents=True)
+    Desk(settings)
+    assert [path.name for path in (tmp_path / "state/runs").iterdir()] == [f"{os.getpid()}-busy"]
