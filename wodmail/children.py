@@ -36,11 +36,13 @@ _LAST_READS = 64
 _GRACE = 2.0
 
 # The record is written by the process that becomes the program: there is no moment at which it runs unrecorded.
-# `setsid` keeps the pid here, because it forks only for a group leader.
+# `setsid` keeps the pid here, because it forks only for a group leader. The mask is what programs are used to; the
+# server's own may be stricter.
 _LAUNCHER = """
 record=$1; shift
 read -r pid comm state parent group session rest <"/proc/$$/stat" || exit 70
 printf '%s\\n' "$pid $comm $state $parent $group $session $rest" >"$record" || exit 70
+umask 022
 if [ "$session" = "$$" ] || [ "$group" = "$$" ]; then exec "$@"; fi
 exec setsid "$@"
 """

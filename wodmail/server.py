@@ -49,8 +49,13 @@ SWEEP_EVERY = 3600.0
 DAY = 86400.0
 
 
-def build_services(settings: Settings, masker: Masker) -> Services:
+def build_services(settings: Settings, masker: Masker, config_file: Path | None = None) -> Services:
     """Put the parts together that a configuration names.
+
+    Args:
+        settings: the configuration.
+        masker: learns its secrets.
+        config_file: where it was read from; workshop scripts ask `wodmail query` about the same one.
 
     Raises:
         Failed: one of them can't be opened.
@@ -69,7 +74,7 @@ def build_services(settings: Settings, masker: Masker) -> Services:
         hub=hub.NoHub(),
         directory=directory.NoDirectory(),
         playbooks=Playbooks(settings, children, accounts),
-        scripts=Scripts(settings, children),
+        scripts=Scripts(settings, children, registry.workshop, config_file),
         children=children,
         secrets=Secrets(state / "secrets"),
         trace=Trace(trace_path(settings), masker, retention_days=settings.WODRETENTION),

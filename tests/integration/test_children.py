@@ -238,6 +238,15 @@ def test_a_reused_pid_is_never_ended(tmp_path: Path) -> None:
     assert list((tmp_path / "children").iterdir()) == []
 
 
+def test_the_servers_mask_is_not_passed_on(tmp_path: Path) -> None:
+    children = Children(tmp_path)
+    before = os.umask(0o077)
+    try:
+        assert run(children, "umask", tmp_path).tail == "0022\n"
+    finally:
+        os.umask(before)
+
+
 def test_the_marker_names_owner_and_job(tmp_path: Path) -> None:
     tail = run(Children(tmp_path), f"echo ${MARKER}", tmp_path).tail
     assert f":{os.getpid()}:" in tail

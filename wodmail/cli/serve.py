@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from wodmail.cli.config import config_option
-from wodmail.config import load
+from wodmail.config import find, load
 
 
 def _run(file: Path | None, *, door: bool, until_empty: bool = False) -> int:
@@ -20,7 +20,9 @@ def _run(file: Path | None, *, door: bool, until_empty: bool = False) -> int:
     settings = load(file)
     masker = Masker()
     logs.setup(masker)
-    server = Server(settings, lambda: build_services(settings, masker), door=door and settings.WODDOOR == "listener")
+    server = Server(
+        settings, lambda: build_services(settings, masker, find(file)), door=door and settings.WODDOOR == "listener"
+    )
     run_server(server, os.environ.get("NOTIFY_SOCKET"), server.idle if until_empty else lambda: False)
     return 0
 
