@@ -56,6 +56,9 @@ def _expanded(environment: jinja2.Environment, value: Any, variables: Mapping[st
     token = _depth.set(depth + 1)
     try:
         return environment.from_string(value).render(dict(variables))
+    except jinja2.UndefinedError as error:
+        # jinja2 looks names up before it comes to their line: let the error come where the value is used.
+        return environment.undefined(hint=str(error))
     finally:
         _depth.reset(token)
 
