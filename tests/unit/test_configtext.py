@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from tests.parts import require
 from wodmail import configtext, paths
+from wodmail.cli import reference
 from wodmail.cli.config import config
 from wodmail.config import load, read
 from wodmail.schema import GROUPS, Settings
@@ -50,6 +51,19 @@ def ask(*arguments: str) -> tuple[int, str]:
 def test_docs_page_is_in_sync_with_the_schema() -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text(encoding="utf-8") == configtext.page(), "run: wodmail config docs > docs/configuration.md"
+
+
+def test_commands_page_is_in_sync_with_the_commands() -> None:
+    page = Path(__file__).parents[2] / "docs" / "commands.md"
+    assert page.read_text(encoding="utf-8") == reference.page(), (
+        "run: python -m wodmail.cli.reference > docs/commands.md"
+    )
+
+
+def test_every_command_and_option_is_described() -> None:
+    tables = [line for line in reference.page().splitlines() if line.startswith("| `")]
+    assert len(tables) > 20
+    assert [line for line in tables if line.endswith("|  |")] == []
 
 
 def test_every_key_is_described() -> None:

@@ -24,6 +24,7 @@ from wodmail.trace import trace_path
 ACTIONS = ("CREATE", "CLEANUP", "RESET", "PURGE", "PDF", "WORD")
 SYNTAX = f"wod-test-action <{'|'.join(ACTIONS)}> WKSHOP [MIN[,MAX]]"
 EX_FAILED, EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 69, 75, 78
+DESCRIPTION = "Send a command to the backend by mail and, with --wait, follow it to its end."
 EPILOG = """Without MIN the workshop's own range is used. CREATE and CLEANUP send one mail a student, RESET
 one for the range, PURGE takes one student. Exit status: 0 done (without --wait: sent), 1 failed or refused,
 64 usage, 69 no server, 75 not ended within the time, 78 configuration."""
@@ -81,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
         UsageError: the command line makes no sense.
         WodmailError: see `main` for the exit statuses.
     """
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     action = _action(options.action)
     if not options.workshop:
         raise UsageError("WKSHOP is mandatory")
@@ -99,17 +100,18 @@ def run(argv: Sequence[str]) -> int:
     return _wait(settings, sent, begun, options.timeout) if options.wait else 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="wod-test-action", usage=SYNTAX, description=__doc__, epilog=EPILOG)
-    parser.add_argument("action", nargs="?", metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("workshop", nargs="?", metavar="WKSHOP", help="WKSHP-Name or CHLG-Name; PURGE: any word")
-    parser.add_argument(
-        "range", nargs="?", metavar="MIN[,MAX]", help="student number, or the first and last of a range"
+def parser() -> argparse.ArgumentParser:
+    """The command line; a mistake in it is a `UsageError`."""
+    options = _Parser(prog="wod-test-action", usage=SYNTAX, description=DESCRIPTION, epilog=EPILOG)
+    options.add_argument("action", nargs="?", metavar="ACTION", help=", ".join(ACTIONS))
+    options.add_argument("workshop", nargs="?", metavar="WKSHOP", help="WKSHP-Name or CHLG-Name; PURGE: any word")
+    options.add_argument("range", nargs="?", metavar="MIN[,MAX]", help="student number, or first and last of a range")
+    options.add_argument(
+        "--config", metavar="PATH", type=Path, help="configuration; else $WOD_CONFIG, else /etc/wod.yml"
     )
-    parser.add_argument("--config", type=Path, help="configuration file; without it $WOD_CONFIG, else /etc/wod.yml")
-    parser.add_argument("--wait", action="store_true", help="follow the request to its end")
-    parser.add_argument("--timeout", type=seconds, default=900.0, metavar="S", help="with --wait, seconds (900)")
-    return parser
+    options.add_argument("--wait", action="store_true", help="follow the request to its end")
+    options.add_argument("--timeout", type=seconds, default=900.0, metavar="S", help="with --wait, seconds (900)")
+    return options
 
 
 def seconds(text: str) -> float:
