@@ -54,6 +54,10 @@ class _Helper:
             self.waiting[number] = future
         return future
 
+    def forget(self, number: int) -> None:
+        with self.lock:
+            self.waiting.pop(number, None)
+
     def reason(self) -> str:
         return self.complaint.decode(errors="replace").strip() or f"it ended with {self.process.poll()}"
 
@@ -173,6 +177,7 @@ class HelperClient:
         try:
             return future.result(self._timeout)
         except FutureTimeoutError as error:
+            helper.forget(number)
             words = "The students' accounts could not be reached in time."
             raise Temporary(words, f"root helper: no answer to {operation} in {self._timeout} s") from error
 
