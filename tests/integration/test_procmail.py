@@ -156,6 +156,9 @@ def backend() -> Iterator[Backend]:
         assert started.returncode == 0, started.stderr
         yield made
     finally:
+        # Shown by pytest when the test fails.
+        for file in (base / "log", base / "home" / "procmail.log"):
+            print(file.name, file.read_text() if file.exists() else "is not there")
         subprocess.run(["postfix", "-c", str(base / "etc"), "stop"], capture_output=True)
         subprocess.run(["userdel", user], capture_output=True)
         shutil.rmtree(base)

@@ -104,12 +104,10 @@ class Spool:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             pipe.prepare(self._path)
-            # Held open: opening it for each mail cost a tenth of the listener's speed.
-            self._sequence = pipe.open_sequence(self._path)
         except OSError as error:
             raise Failed("the spool can't be used", f"spool {folder}: {error}") from error
-        weakref.finalize(self, os.close, self._sequence)
         self._publishing = threading.Lock()
+        self._sequence: int | None = None
         self._new = FolderSync(f"{self._path}/new")
         self._cur = FolderSync(f"{self._path}/cur")
 
@@ -131,14 +129,24 @@ class Spool:
         """
         content = pipe.frame(raw, peer, sender, authenticated, door)
         try:
+            sequence = self._opened_sequence()
             temporary = pipe.write_temporary(self._path, content)
             with self._publishing:
-                key = pipe.publish(self._path, temporary, self._sequence)
+                key = pipe.publish(self._path, temporary, sequence)
             self._make_durable(key)
         except OSError as error:
             cause = f"spool {self._path}: {error.strerror or error}"
             raise Temporary("the mail could not be stored, please send it again later", cause) from error
         return key
+
+    def _opened_sequence(self) -> int:
+        with self._publishing:
+            if self._sequence is None:
+                # Held open, because opening it for each mail cost a tenth of the listener's speed; opened late, so that
+                # root, looking at the spool, doesn't leave a file there that WODUSER can't write.
+                self._sequence = pipe.open_sequence(self._path)
+                weakref.finalize(self, os.close, self._sequence)
+            return self._sequence
 
     def _make_durable(self, key: str) -> None:
         try:
