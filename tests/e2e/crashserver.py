@@ -70,7 +70,7 @@ def main() -> None:
     arm(point, settings.WODSTATEDIR.parent / "died")
     masker = Masker()
     setup(masker)
-    serve(Server(settings, lambda: build_services(settings, masker)))
+    serve(Server(settings, lambda: build_services(settings, masker, Path(file))))
 
 
 if __name__ == "__main__":

@@ -31,5 +31,21 @@ def pipe(arguments: tuple[str, ...]) -> int:
     return program.main(list(arguments))
 
 
+@root.group()
+def auth() -> None:
+    """Logins for SMTP AUTH on the listener."""
+
+
+@auth.command("hash")
+def hash_() -> int:
+    """Read a password from standard input, print the hash that WODAUTHFILE wants.
+
+    Example: wodmail auth hash < password
+    """
+    from wodmail.mail import auth as logins
+
+    return logins.main()
+
+
 for command in (serve, work, requests, show, retry, abort, config, helper, query, demo):
     root.add_command(command)
