@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from wodmail.errors import Failed, Refused, Temporary
-from wodmail.jobs.services import Services, password_name
+from wodmail.jobs.services import Services
 from wodmail.mail import reply
 from wodmail.mail.reply import CredentialsData, JobReport, PlanStep, ReplyData, StepReport
 from wodmail.mail.send import Sender
@@ -172,7 +172,7 @@ class Outbox:
     def _job(self, job: dict[str, Any]) -> JobReport:
         password = None
         if self._settings.WODREPLYCREDENTIALS and job["student"] is not None:
-            password = self._services.secrets.get(job["id"], password_name(job["student"]))
+            password = self._services.passwords.get(job["id"], job["student"]) or None
         failed = next((step for step in job["steps"] if step["state"] == State.FAILED.value), None)
         return JobReport(
             students=tuple(job["students"]),
@@ -188,8 +188,8 @@ class Outbox:
 
     def _credentials(self, row: dict[str, Any], request: dict[str, Any], data: ReplyData) -> EmailMessage:
         student = request["students"][0]
-        password = self._services.secrets.get(row["job"], password_name(student))
-        if password is None:
+        password = self._services.passwords.get(row["job"], student)
+        if not password:
             raise Failed("The credentials are not known any more.", f"no password kept for job {row['job']}")
         told = CredentialsData(
             request=request["id"],

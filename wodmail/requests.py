@@ -14,7 +14,7 @@ import structlog
 from wodmail.errors import Refused
 from wodmail.lanes import UNFINISHED
 from wodmail.model import Action, JobSpec, State
-from wodmail.store import Store, iso, jobs, lanes, mails, requests, steps
+from wodmail.store import Store, iso, jobs, lanes, mails, nonces, requests, steps
 
 if TYPE_CHECKING:
     from wodmail.jobs.services import Services
@@ -289,7 +289,15 @@ def forget_secrets(services: Services, request: int) -> None:
     kept = (*UNFINISHED, State.SHELVED.value)
     query = sa.select(jobs.c.id).where(jobs.c.request == request, jobs.c.state.not_in(kept))
     for row in store.rows(query):
-        services.secrets.forget(row["id"])
+        services.passwords.forget(row["id"])
+
+
+def jobs_with_passwords(store: Store) -> set[int]:
+    """Jobs that still need theirs: unfinished ones, shelved ones, and those whose request has mails to send."""
+    due = sa.select(mails.c.request).where(mails.c.state == "due")
+    kept = (*UNFINISHED, State.SHELVED.value)
+    query = sa.select(jobs.c.id).where(sa.or_(jobs.c.state.in_(kept), jobs.c.request.in_(due)))
+    return {row["id"] for row in store.rows(query)}
 
 
 # -- what operators do ----------------------------------------------------------------------------------------------
@@ -415,6 +423,7 @@ def purge(store: Store, older_than: float) -> tuple[list[tuple[int, int, int]], 
         connection.execute(mails.delete().where(mails.c.request.in_(old)))
         connection.execute(jobs.delete().where(jobs.c.id.in_(numbers)))
         connection.execute(requests.delete().where(requests.c.id.in_(old)))
+        connection.execute(nonces.delete().where(nonces.c.seen_at < older_than))
     workflows = [
         (row.id, attempt, segment)
         for row in gone

@@ -24,6 +24,7 @@ from wodmail.engine import Engine
 from wodmail.errors import ConfigError, Problem, Refused, Temporary
 from wodmail.intake import Intake
 from wodmail.jobs.describe import Describer
+from wodmail.jobs.passwords import Passwords
 from wodmail.jobs.runner import Runner
 from wodmail.jobs.services import Services
 from wodmail.lanes import UNFINISHED
@@ -76,7 +77,7 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
         playbooks=Playbooks(settings, children, accounts),
         scripts=Scripts(settings, children, registry.workshop, config_file),
         children=children,
-        secrets=Secrets(state / "secrets"),
+        passwords=Passwords(Secrets(state / "secrets"), masker),
         trace=Trace(trace_path(settings), masker, retention_days=settings.WODRETENTION),
         masker=masker,
     )
@@ -153,6 +154,7 @@ class Server:
         if ended:
             log.warning("children-ended", count=ended)
         self.services.store.migrate()
+        self.services.store.claim()
         self._remember_reading()
         self.engine.on_change(self._changed)
         self.engine.start()
@@ -274,6 +276,7 @@ class Server:
         workflows, count = requests.purge(self.services.store, time.time() - seconds)
         if workflows:
             self.engine.forget(workflows)
+        self.services.passwords.sweep(requests.jobs_with_passwords(self.services.store))
         self.spool.purge(seconds)
         self.services.trace.sweep()
         if count:

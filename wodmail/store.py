@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from wodmail.config import Settings
-from wodmail.errors import Temporary
+from wodmail.errors import Refused, Temporary
 
 metadata = sa.MetaData()
 
@@ -197,9 +197,12 @@ class Store:
         self._durable = _engine(url, durable=True)
         self._progress = _engine(url, durable=False)
         self._reader = _engine(url, durable=False, readonly=True)
+        self._claim: sa.Connection | None = None
 
     def close(self) -> None:
         """Give the connections back."""
+        if self._claim is not None:
+            self._claim.close()
         for engine in (self._durable, self._progress, self._reader):
             engine.dispose()
 
@@ -219,6 +222,27 @@ class Store:
                     if raw is not None:
                         raw.execute("PRAGMA journal_mode=WAL")
             metadata.create_all(self._durable)
+
+    def claim(self) -> None:
+        """On PostgreSQL, which several hosts share: be the only processor with this backend's name.
+
+        Raises:
+            Refused: another host works under the same name.
+            Temporary: the database can't be reached.
+        """
+        if self.url.startswith("sqlite"):
+            return  # one state folder, one lock file
+        with self._trouble():
+            self._claim = self._durable.connect()
+            held = self._claim.execute(
+                sa.text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": f"wodmail:{self.backend}"}
+            ).scalar()
+            self._claim.rollback()
+        if not held:
+            raise Refused(
+                f"Another host already works on the database as {self.backend}. Stop it, or set WODBACKEND to a name "
+                "of its own."
+            )
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:

@@ -9,21 +9,16 @@ from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.directory import Directory
 from wodmail.hub import Hub
+from wodmail.jobs.passwords import Passwords
 from wodmail.jobs.plan import PlannedStep
 from wodmail.logs import Masker
 from wodmail.model import JobSpec
 from wodmail.playbooks import Playbooks
 from wodmail.registry.base import Registry
 from wodmail.scripts import Scripts
-from wodmail.secretstore import Secrets
 from wodmail.store import Store
 from wodmail.students.base import Accounts
 from wodmail.trace import Trace
-
-
-def password_name(student: int) -> str:
-    """Under which name a job's new password for a student lies in the secret store."""
-    return f"password-{student}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Services:
     playbooks: Playbooks
     scripts: Scripts
     children: Children
-    secrets: Secrets
+    passwords: Passwords
     trace: Trace
     masker: Masker
 
@@ -70,7 +65,4 @@ class StepContext:
 
     def password(self, student: int) -> str:
         """The student's password of this job, known to the masker from then on; empty when none was made yet."""
-        kept = self.services.secrets.get(self.spec.job, password_name(student)) or ""
-        if kept:
-            self.services.masker.register(kept)
-        return kept
+        return self.services.passwords.get(self.spec.job, student)

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from wodmail import completion, vault
 from wodmail.catalog import Workshop
 from wodmail.errors import Failed, Refused
-from wodmail.jobs.services import StepContext, password_name
+from wodmail.jobs.services import StepContext
 from wodmail.model import Action, State, StepResult
 from wodmail.scripts import Kind
-from wodmail.secretstore import reference
 
 WAIT_POLL = 20.0
 WAIT_LIMIT = 15 * 60.0
@@ -124,8 +123,7 @@ def password(ctx: StepContext) -> StepResult:
     word = ctx.password(student)
     if not word:
         word = new_password(services.settings.WODPASSWORDLENGTH)
-        services.masker.register(word)
-        services.secrets.put(ctx.spec.job, password_name(student), word)
+        services.passwords.put(ctx.spec.job, student, word)
     services.accounts.set_password(student, word)
     return _DONE
 
@@ -221,7 +219,7 @@ def _script_environment(ctx: StepContext) -> dict[str, str]:
 def registry_password(ctx: StepContext) -> StepResult:
     """Tell the registry the student's password (the embedded one keeps none)."""
     student = ctx.step.student
-    ctx.services.registry.set_password(student, reference(ctx.spec.job, password_name(student)))
+    ctx.services.registry.set_password(student, ctx.services.passwords.reference(ctx.spec.job, student))
     return _DONE
 
 
