@@ -126,7 +126,13 @@ class Engine:
         global _engine
         _route_log()
         DBOS.migrate(self._url)
-        self._client = DBOSClient(system_database_url=self._url, serializer=DBOSPortableJSONSerializer())
+        self._client = DBOSClient(
+            system_database_url=self._url, serializer=DBOSPortableJSONSerializer(), application_name=APPLICATION
+        )
+        # Before launch: DBOS looks for new queues once a second only, and the first mail would wait for that.
+        self._client.register_queue(
+            self._queue, worker_concurrency=self._workers, polling_interval_sec=self._poll, on_conflict="always_update"
+        )
         self._recover()
         for job in self._poison:
             log.error("job_shelved", job=job)
@@ -135,12 +141,6 @@ class Engine:
         DBOS(config=self._config())
         DBOS.listen_queues([self._queue])
         DBOS.launch()
-        DBOS.register_queue(
-            self._queue,
-            worker_concurrency=self._workers,
-            polling_interval_sec=self._poll,
-            on_conflict="always_update",
-        )
         self.hand_over()
 
     def _config(self) -> DBOSConfig:

@@ -17,7 +17,7 @@ import structlog
 from wodmail import duplicates
 from wodmail.catalog import Workshop
 from wodmail.config import Settings
-from wodmail.errors import Refused
+from wodmail.errors import Refused, WodmailError
 from wodmail.jobs.plan import PlannedStep, plan
 from wodmail.mail import command as commands
 from wodmail.mail import message as messages
@@ -33,6 +33,7 @@ from wodmail.store import Store, requests
 log = structlog.get_logger("wodmail.intake")
 
 SUBJECT_KEPT = 998
+BATCH = 50
 
 
 class _Untrusted(Refused):
@@ -87,21 +88,43 @@ class Intake:
         self._settings, self._spool, self._store, self._registry = settings, spool, store, registry
         self._hand_over, self._describe, self._facts = hand_over, describe, facts
         self._limits = Limits.of(settings)
+        self._broken: set[str] = set()
         self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> int:
-        """Take in everything that is new; returns how many mails that were.
+        """Take in what is new, at most BATCH mails; returns how many that were.
 
         Args:
-            stop: asked before each mail; a server that goes down leaves the rest in the spool.
+            stop: a server that goes down leaves the rest in the spool.
+
+        Raises:
+            Temporary: the database or the spool has trouble; the mails stay where they are.
         """
-        count = 0
-        for key in self._spool.new():
-            if stop():
-                break
-            self.take(key)
-            count += 1
-        return count
+        keys = self.waiting()[:BATCH]
+        if not keys or stop():
+            return 0
+        try:
+            self._take_all(keys)
+        except WodmailError:
+            raise
+        except Exception:  # a fault of ours with one mail must not hold up the others
+            log.exception("intake-fault", keys=len(keys))
+            for key in keys:
+                self._take_guarded(key)
+        return len(keys)
+
+    def waiting(self) -> list[str]:
+        """The keys of the mails to take in, in order; without those that were set aside."""
+        return [key for key in self._spool.new() if key not in self._broken]
+
+    def _take_guarded(self, key: str) -> None:
+        try:
+            self._take_all([key])
+        except WodmailError:
+            raise
+        except Exception:  # it stays in new/, for a wodmail that can read it
+            log.exception("mail-set-aside", key=key)
+            self._broken.add(key)
 
     def take(self, key: str) -> int | None:
         """Take in one mail.
@@ -112,35 +135,42 @@ class Intake:
         Raises:
             Temporary: the database or the spool has trouble; the mail stays where it is.
         """
-        mail = self._spool.read(key)
-        message = messages.read(mail.raw)
-        with self._store.transaction() as connection:
-            known = connection.execute(
-                sa.select(requests.c.id).where(requests.c.backend == self._store.backend, requests.c.spool_key == key)
-            ).scalar()
-            number = None if known else self._take(connection, mail, message)
-        self._spool.settle(key)
-        return number
+        return self._take_all([key])[0]
 
-    def _take(self, connection: sa.Connection, mail: StoredMail, message: Message) -> int:
+    def _take_all(self, keys: list[str]) -> list[int | None]:
+        """Take in mails in one transaction: requests, jobs and what is enqueued stand or fall together."""
+        read = [self._spool.read(key) for key in keys]
+        parsed = [(mail, messages.read(mail.raw)) for mail in read]
+        numbers: list[int | None] = []
+        written: list[tuple[int, NewRequest]] = []
+        with self._store.transaction() as connection:
+            query = sa.select(requests.c.spool_key).where(
+                requests.c.backend == self._store.backend, requests.c.spool_key.in_(keys)
+            )
+            known = set(connection.execute(query).scalars())
+            for mail, message in parsed:
+                if mail.key in known:
+                    numbers.append(None)
+                    continue
+                number, new = self._take(connection, mail, message)
+                numbers.append(number)
+                written.append((number, new))
+            if any(new.state is State.WAITING for _, new in written):
+                self._hand_over(connection)
+        for key in keys:
+            self._spool.settle(key)
+        for number, new in written:
+            _tell(number, new)
+        return numbers
+
+    def _take(self, connection: sa.Connection, mail: StoredMail, message: Message) -> tuple[int, NewRequest]:
         new, judged = self._judge(mail, message)
-        first = None
         if judged is not None:
-            new, first = self._without_duplicates(connection, new, judged)
+            new = self._without_duplicates(connection, new, judged)
         number = accept(connection, self._store.backend, new)
         if judged is not None and judged.verdict is not None:
             duplicates.remember_nonce(connection, judged.verdict, number, mail.stored)
-        if new.state is State.WAITING:
-            self._hand_over(connection)
-        event = {State.REFUSED: "request-refused", State.DUPLICATE: "request-duplicate"}.get(new.state)
-        log.info(
-            event or "request-accepted",
-            request=number,
-            subject=commands.visible(new.subject),
-            reason=new.reason,
-            first=first,
-        )
-        return number
+        return number, new
 
     # -- judging ----------------------------------------------------------------------------------------------
 
@@ -266,20 +296,22 @@ class Intake:
 
     # -- duplicates -------------------------------------------------------------------------------------------
 
-    def _without_duplicates(
-        self, connection: sa.Connection, new: NewRequest, judged: Judged
-    ) -> tuple[NewRequest, int | None]:
+    def _without_duplicates(self, connection: sa.Connection, new: NewRequest, judged: Judged) -> NewRequest:
         try:
             first = duplicates.first_of(connection, self._store.backend, new, judged.verdict, time.time())
         except Refused as error:
-            return replace(new, state=State.REFUSED, reason=error.operator, reply_to="", reply_kind=""), None
+            return replace(new, state=State.REFUSED, reason=error.operator, reply_to="", reply_kind="")
         if first is None:
-            return new, None
-        marked = replace(
+            return new
+        return replace(
             new,
             state=State.DUPLICATE,
             reason=f"already in hand as request {first}",
             reply_kind="duplicate",
             notes={**new.notes, "first": first},
         )
-        return marked, first
+
+
+def _tell(number: int, new: NewRequest) -> None:
+    event = {State.REFUSED: "request-refused", State.DUPLICATE: "request-duplicate"}.get(new.state, "request-accepted")
+    log.info(event, request=number, subject=commands.visible(new.subject), reason=new.reason)

@@ -44,6 +44,7 @@ from wodmail.trace import Trace, trace_path
 log = structlog.get_logger("wodmail.server")
 
 TICK = 0.1
+LULL, PATIENCE = 0.01, 0.2
 CONTROL_EVERY = 0.5
 OUTBOX_EVERY = 0.5
 SWEEP_EVERY = 3600.0
@@ -130,6 +131,7 @@ class Server:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._due = threading.Event()
+        self._last_mail = 0.0
         self.spool = Spool(settings.WODSTATEDIR / "spool")
         store = self.services.store
         self.runner = Runner(self.services, lambda: self.engine.draining)
@@ -138,7 +140,7 @@ class Server:
         describe = Describer(settings, parts.accounts, parts.scripts)
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.hand_over, describe, self._facts)
         self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
-        self.listener = Listener(settings, self.spool, self._wake.set) if door else None
+        self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -190,6 +192,8 @@ class Server:
             if self._wake.is_set() or stamp != seen:
                 self._wake.clear()
                 seen = stamp if self._take_in() else None
+                if seen is None:
+                    self._wake.set()
             now = time.monotonic()
             if now - last_control >= CONTROL_EVERY:
                 last_control = now
@@ -199,15 +203,28 @@ class Server:
                 self._guarded(self.sweep)
             self._wake.wait(TICK)
 
+    def _mail_stored(self) -> None:
+        self._last_mail = time.monotonic()
+        self._wake.set()
+
+    def _after_you(self) -> None:
+        """While mails pour in, accepting them comes first: this thread would take its time from the listener's."""
+        patience = time.monotonic() + PATIENCE
+        while time.monotonic() < min(self._last_mail + LULL, patience) and not self._stopping.is_set():
+            self._stopping.wait(LULL)
+
     def _spool_stamp(self) -> tuple[int, int]:
         """Changes whenever the pipe adds a mail; one stat call, so it can be asked often."""
         found = (self.settings.WODSTATEDIR / "spool" / "new").stat()
         return found.st_mtime_ns, found.st_ino
 
     def _take_in(self) -> bool:
+        """Take a batch in; returns whether that was all."""
+        self._after_you()
         try:
             if self.intake.run(self._stopping.is_set):
                 self._due.set()
+                return False
         except Temporary as error:
             log.warning("service-away", cause=error.operator)
             self._stopping.wait(1.0)
@@ -233,6 +250,7 @@ class Server:
     def _mail_loop(self) -> None:
         while not self._stopping.is_set():
             self._due.clear()
+            self._after_you()
             self._guarded(self.outbox.run)
             self._due.wait(OUTBOX_EVERY)
 
@@ -263,7 +281,7 @@ class Server:
 
     def idle(self) -> bool:
         """Whether every mail is taken in, every job ended and every mail that can go out is out."""
-        if self.spool.new() or self._wake.is_set():
+        if self.intake.waiting() or self._wake.is_set():
             return False
         store = self.services.store
         unfinished = store.row(sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1))

@@ -109,7 +109,6 @@ class Spool:
         self._publishing = threading.Lock()
         self._sequence: int | None = None
         self._new = FolderSync(f"{self._path}/new")
-        self._cur = FolderSync(f"{self._path}/cur")
 
     def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str) -> str:
         """Store a mail durably: written, fsynced, renamed, folder fsynced.
@@ -192,10 +191,12 @@ class Spool:
         return StoredMail(key, raw, peer, sender, authenticated == "yes", door, float(stored))
 
     def settle(self, key: str) -> None:
-        """Mark a mail as taken in: new/ → cur/, durable. Does nothing when that has happened already.
+        """Mark a mail as taken in: new/ → cur/. Does nothing when that has happened already.
+
+        Not fsynced: a mail that a power cut puts back into new/ is known to intake by its key.
 
         Raises:
-            Temporary: the move failed; the mail is still in new/ or, after a failed fsync, may be so after a crash.
+            Temporary: the move failed; the mail is still in new/.
         """
         target = self.folder / "cur" / (key + _SEEN)
         try:
@@ -205,8 +206,6 @@ class Spool:
                 if target.exists():
                     return
                 raise
-            self._cur.wait()
-            self._new.wait()
         except OSError as error:
             raise Temporary("a stored mail can't be moved", f"spool {self._path}: {key}: {error}") from error
 
