@@ -270,7 +270,7 @@ class Children:
         for record in records:
             record.unlink(missing_ok=True)
         if count:
-            _log.warning("orphans_ended", processes=count)
+            _log.warning("children-ended", processes=count)
         return count
 
     def _is_orphan(self, rest: str) -> bool:

@@ -135,7 +135,7 @@ class Engine:
         )
         self._recover()
         for job in self._poison:
-            log.error("job_shelved", job=job)
+            log.error("job-poison", job=job)
             self._work.finish(job, State.SHELVED.value)
         _engine = self
         DBOS(config=self._config())
@@ -170,7 +170,7 @@ class Engine:
             unfinished = sorted(self._active)
         self._mark_drained()
         if unfinished:
-            log.warning("drain_unfinished", jobs=unfinished, seconds=seconds)
+            log.warning("drain-unfinished", jobs=unfinished, seconds=seconds)
         return rested
 
     def stop(self) -> None:
@@ -283,7 +283,7 @@ class Engine:
         try:
             return self._run(job)
         except Exception as error:  # the last line of defence: `crashed` records and reports it
-            log.exception("job_crashed", job=job)
+            log.exception("job-crashed", job=job)
             self._work.crashed(job, error)
             return State.FAILED.value
         finally:
@@ -331,7 +331,7 @@ class Engine:
             try:
                 return work(*args, **kwargs)
             except Temporary as error:
-                log.warning("database_away", cause=error.operator, again_in=pause)
+                log.warning("service-away", cause=error.operator, again_in=pause)
             if self._draining.wait(pause):
                 raise Drained
             pause = min(pause * 2, 10.0)

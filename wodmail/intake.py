@@ -206,7 +206,7 @@ class Intake:
             refused = NewRequest(
                 state=State.REFUSED,
                 reason=error.sender,
-                action=self._spoken_action(message.subject),
+                **self._spoken(message),
                 reply_to="" if unproved else reply_to,
                 reply_kind="refusal",
                 **base,
@@ -223,11 +223,19 @@ class Intake:
         log.warning("mail-repaired", subject=commands.visible(subject), note=note)
         return repaired, note
 
-    def _spoken_action(self, subject: str) -> str:
+    def _spoken(self, message: Message) -> dict[str, Any]:
+        """What of a refused mail was understood, for the list of requests."""
+        said: dict[str, Any] = {}
         try:
-            return commands.parse(subject, limits=self._limits).action.value
+            command = commands.parse(message.subject, limits=self._limits)
+            said["action"] = command.action.value
+            said["workshop"] = messages.workshop(message.workshop_line, command.action)
+            if not isinstance(command, Broken):
+                meaning = commands.interpret(command, commands.reading(self._settings), self._limits)
+                said |= {"students": meaning.students, "number": command.number}
         except Refused:
-            return ""
+            return said
+        return said
 
     def _checked(self, mail: StoredMail, message: Message, command: Command, repaired: str) -> Judged:
         workshop = messages.workshop(message.workshop_line, command.action)

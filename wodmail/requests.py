@@ -303,10 +303,15 @@ def jobs_with_passwords(store: Store) -> set[int]:
 # -- what operators do ----------------------------------------------------------------------------------------------
 
 
-def retry(store: Store, request: int) -> list[int]:
+def retry(store: Store, request: int, *, force: bool = False) -> list[int]:
     """Let the failed, aborted and shelved jobs of a request run again.
 
     A failed or aborted job begins anew, a shelved one goes on at its unfinished step.
+
+    Args:
+        store: the database.
+        request: its number.
+        force: also when a student of such a job has a newer one: the retry may undo what that did.
 
     Returns:
         The jobs that will run.
@@ -322,6 +327,8 @@ def retry(store: Store, request: int) -> list[int]:
             raise Refused(
                 f"Request {request} is {row['state']}: nothing to retry. Only failed, aborted and shelved jobs can be."
             )
+        if not force:
+            _refuse_overtaken(connection, store.backend, again)
         for job in again:
             _again(connection, job)
         connection.execute(
@@ -336,6 +343,26 @@ def retry(store: Store, request: int) -> list[int]:
             )
         )
     return [job["id"] for job in again]
+
+
+def _refuse_overtaken(connection: sa.Connection, backend: str, again: list[dict[str, Any]]) -> None:
+    """An old CLEANUP that is retried would wipe whoever has the seat now."""
+    first = min(job["id"] for job in again)
+    ours = {job["id"] for job in again}
+    newer = connection.execute(
+        sa.select(jobs.c.id, jobs.c.request, jobs.c.students)
+        .where(jobs.c.backend == backend, jobs.c.id > first)
+        .order_by(jobs.c.id.desc())
+    ).all()
+    for job in again:
+        students = set(json.loads(job["students"]))
+        for row in newer:
+            shared = students.intersection(json.loads(row.students))
+            if row.id > job["id"] and row.id not in ours and shared:
+                raise Refused(
+                    f"Student {min(shared)} has a newer request, {row.request}; running this one again may undo it. "
+                    "Send the mail anew, or retry with --force."
+                )
 
 
 def _again(connection: sa.Connection, job: dict[str, Any]) -> None:

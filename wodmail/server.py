@@ -137,7 +137,7 @@ class Server:
         self.runner = Runner(self.services, lambda: self.engine.draining)
         self.engine = Engine(store, self.runner, workers=settings.WODWORKERS)
         parts = self.services
-        describe = Describer(settings, parts.accounts, parts.scripts)
+        describe = Describer(parts)
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.hand_over, describe, self._facts)
         self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
@@ -153,8 +153,7 @@ class Server:
             ConfigError: the state folder has known an API-DB and none is configured.
         """
         ended = self.services.children.end_orphans()
-        if ended:
-            log.warning("children-ended", count=ended)
+        log.info("server-started", version=__version__, orphans=ended)
         self.services.store.migrate()
         self.services.store.claim()
         self._remember_reading()

@@ -218,6 +218,16 @@ def test_retry_runs_a_failed_request_again(site: Deployment) -> None:
     wait_until(lambda: "Re: CREATE 62 0: done" in site.subjects(), what="the second result mail")
 
 
+def test_an_old_request_is_not_retried_over_a_newer_one(site: Deployment) -> None:
+    old = site.one("CREATE 78 0", "WKSHP-Fails")
+    site.one("CREATE 78 0")
+    command = [sys.executable, "-m", "wodmail", "retry", "--config", str(site.file), str(old["id"])]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "newer request" in told.stderr
+    assert "--force" in told.stderr
+
+
 def test_abort_ends_the_script_at_once(site: Deployment) -> None:
     site.workshop("WKSHP-Slow")
     site.script("create-WKSHP-Slow.sh", f"touch {site.folder}/slow-began\nsleep 600\n")
@@ -228,7 +238,10 @@ def test_abort_ends_the_script_at_once(site: Deployment) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
     row = next(found for found in site.ended(1, seconds=15) if found["id"] == number)
     assert row["state"] == "aborted"
+    assert step_of(row, "create-script")["error"] == "ended by an abort"
     assert step_of(row, "copy-folder")["state"] == "waiting"
+    assert step_of(row, "forget-variables")["state"] == "skipped"
+    assert step_of(row, "trace")["state"] == "done"
 
 
 def test_a_hanging_script_is_ended_whole_after_its_time(tmp_path: Path) -> None:

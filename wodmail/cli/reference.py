@@ -43,7 +43,7 @@ def _command(command: click.Command, path: str) -> Iterator[str]:
         yield "\n| option | meaning |\n|---|---|"
     for option in options:
         value = "" if option.is_flag else f" {option.make_metavar(click.Context(command))}"
-        yield f"| `{', '.join(option.opts)}{value}` | {_cell(option.help)} |"
+        yield f"| `{_cell(', '.join(option.opts) + value)}` | {_cell(option.help)} |"
 
 
 def _test_action() -> Iterator[str]:

@@ -129,13 +129,14 @@ def _show(row: dict[str, Any]) -> None:
 @click.command()
 @config_option
 @json_option
+@click.option("--force", is_flag=True, help="Also when a student of it has a newer request.")
 @number_argument
-def retry(file: Path | None, as_json: bool, number: int) -> None:
+def retry(file: Path | None, as_json: bool, force: bool, number: int) -> None:
     """Let the failed, aborted and shelved jobs of a request run again.
 
     Example: wodmail retry 57
     """
-    again = requests_.retry(_open(file), number)
+    again = requests_.retry(_open(file), number, force=force)
     _tell(as_json, {"request": number, "jobs": again}, f"request {number}: {len(again)} job(s) will run again")
 
 

@@ -17,6 +17,7 @@ def _run(file: Path | None, *, door: bool, until_empty: bool = False) -> int:
     from wodmail.server import Server, build_services
     from wodmail.server import serve as run_server
 
+    os.umask(0o077)  # nothing of ours is for others; what students get is given its mode by name
     settings = load(file)
     masker = Masker()
     logs.setup(masker)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from wodmail.config import Settings
 from wodmail.jobs.plan import PlannedStep
+from wodmail.jobs.services import Services
 from wodmail.model import JobSpec
-from wodmail.scripts import Kind, Scripts
-from wodmail.students.base import Accounts
+from wodmail.scripts import Kind
 
 _SCRIPTS: dict[str, Kind] = {
     "create-script": "create",
@@ -20,13 +19,12 @@ class Describer:
     """Describes steps for one deployment.
 
     Args:
-        settings: the configuration.
-        accounts: knows the homes.
-        scripts: knows the scripts.
+        services: the parts that the steps would use.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts, scripts: Scripts) -> None:
-        self._settings, self._accounts, self._scripts = settings, accounts, scripts
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._settings, self._accounts, self._scripts = services.settings, services.accounts, services.scripts
 
     def __call__(self, spec: JobSpec, step: PlannedStep) -> list[str]:
         """The step's sentence, then the commands, files and calls it would use."""
@@ -47,6 +45,10 @@ class Describer:
             return [f"empty {home}, {settings.WODSSHKEYTYPE} key pair in {home / '.ssh'}"]
         if step.kind == "trace":
             return [f"end of procmail-action for student {student} …"]
+        if step.kind in ("hub-start", "hub-stop") and not self._services.hub.enabled:
+            return ["no hub configured: skipped"]
+        if step.kind == "ldap-password" and not self._services.directory.enabled:
+            return ["no LDAP configured: skipped"]
         return self._calls(spec, step)
 
     def _calls(self, spec: JobSpec, step: PlannedStep) -> list[str]:

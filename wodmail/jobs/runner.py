@@ -76,7 +76,7 @@ class Runner:
         try:
             return self.services.registry.workshop(spec.ws)
         except Refused as error:
-            log.warning("workshop_unknown", job=spec.job, workshop=spec.ws, cause=error.operator)
+            log.warning("workshop-unknown", job=spec.job, workshop=spec.ws, cause=error.operator)
             return None
 
     def _plan(self, spec: JobSpec) -> tuple[list[PlannedStep], Workshop | None]:
@@ -134,20 +134,23 @@ class Runner:
 
     def step(self, job: int, name: str) -> StepOutcome:
         """See `engine.Work.step`."""
-        row, runs, data = self._mark_step_running(job, name)
-        if row["abort"]:
-            return StepOutcome(state=State.ABORTED.value, again_in=0.0)
-        spec = requests.spec_of(row, runs=runs)
+        row = self._job(job)
+        spec = requests.spec_of(row)
         planned, workshop = self._plan(spec)
         step = next(step for step in planned if step.name == name)
+        if row["abort"] and not step.always:
+            return StepOutcome(state=State.ABORTED.value, again_in=0.0)
+        runs, data = self._mark_step_running(job, name)
+        spec = requests.spec_of(row, runs=runs)
         context = StepContext(self.services, spec, step, workshop, row["waiting_since"], data)
         started = time.monotonic()
         with structlog.contextvars.bound_contextvars(request=spec.request, job=job, student=step.student, step=name):
             result = self._attempt(context)
-        if result.state is State.FAILED and self._job(job)["abort"]:
-            result = StepResult(State.ABORTED, error="aborted by the operator", output=result.output)
+        aborted = result.state is State.FAILED and self._job(job)["abort"]
+        if aborted:
+            result = StepResult(State.FAILED, error="ended by an abort", output=result.output)
         self._record_step(context, result, time.monotonic() - started)
-        return StepOutcome(state=result.state.value, again_in=result.again_in)
+        return StepOutcome(state=State.ABORTED.value if aborted else result.state.value, again_in=result.again_in)
 
     def _attempt(self, context: StepContext) -> StepResult:
         """Run the step's function; what is only for a moment is tried again."""
@@ -166,7 +169,7 @@ class Runner:
             except WodmailError as error:
                 return self._ended(outcome_of(error))
             except Exception as error:  # a fault of ours must fail this job alone, with its cause
-                log.exception("step_crashed")
+                log.exception("step-crashed")
                 words = f"An internal error ended the step {context.step.name}; the operator's log has the cause."
                 return self._ended(StepResult(State.FAILED, error=words, cause=f"{type(error).__name__}: {error}"))
 
@@ -178,18 +181,16 @@ class Runner:
 
     # -- recording --------------------------------------------------------------------------------------------
 
-    def _mark_step_running(self, job: int, name: str) -> tuple[dict[str, Any], int, dict[str, object]]:
-        """Record that a step begins; returns the job's row, the step's runs, and what earlier steps left for it."""
+    def _mark_step_running(self, job: int, name: str) -> tuple[int, dict[str, object]]:
+        """Record that a step begins; returns the step's runs, and what earlier steps left for it."""
         with self.services.store.progress() as connection:
-            row = dict(connection.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().one())
             runs, data = 1, dict[str, object]()
             for step in connection.execute(sa.select(steps.c.name, steps.c.runs, steps.c.result).where(_of(job))):
                 data |= json.loads(step.result).get("data", {})
                 runs = step.runs + 1 if step.name == name else runs
-            if not row["abort"]:
-                running = {"state": State.RUNNING.value, "started_at": time.time(), "runs": runs}
-                connection.execute(steps.update().where(_of(job), steps.c.name == name).values(**running))
-        return row, runs, data
+            running = {"state": State.RUNNING.value, "started_at": time.time(), "runs": runs}
+            connection.execute(steps.update().where(_of(job), steps.c.name == name).values(**running))
+        return runs, data
 
     def _record_step(self, context: StepContext, result: StepResult, seconds: float) -> None:
         job, name = context.spec.job, context.step.name
@@ -212,7 +213,9 @@ class Runner:
             if result.cause and result.cause != result.error:
                 context.line(f"  cause: {result.cause}")
         event = "step-failed" if result.state is State.FAILED else "step-ended"
-        log.info(event, job=job, step=name, state=result.state.value, seconds=round(seconds, 3))
+        log.info(
+            event, request=context.spec.request, job=job, step=name, state=result.state.value, seconds=round(seconds, 3)
+        )
 
     def park(self, job: int, again_in: float) -> None:
         """See `engine.Work.park`; the next look at the step is a segment of its own."""
