@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,10 @@ def running(uid: int) -> list[psutil.Process]:
 
 def _remove_users() -> None:
     # A user that still runs something can't be removed.
-    for uid in range(BASE + FIRST, BASE + LAST + 1):
+    uids = set(range(BASE + FIRST, BASE + LAST + 1))
+    with suppress(KeyError):
+        uids.add(pwd.getpwnam(SERVICE).pw_uid)
+    for uid in uids:
         left = running(uid)
         for process in left:
             process.kill()
@@ -85,38 +88,75 @@ def _remove_users() -> None:
         subprocess.run(["userdel", name], capture_output=True, check=False)
 
 
+def logs_in(student: int, word: str) -> bool:
+    """Whether `su`, called by a user that is no root, lets the student in with that password."""
+    user = pwd.getpwnam(SERVICE)
+    argv = ["su", f"student{student}", "-c", "id -u"]
+    done = subprocess.run(
+        argv,
+        input=f"{word}\n",
+        text=True,
+        capture_output=True,
+        check=False,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        cwd="/",
+    )
+    return done.returncode == 0 and done.stdout.strip() == str(BASE + student)
+
+
 @contextmanager
 def site() -> Iterator[Site]:
     """Make the users, install the helper with one line for sudo, and take all of it away again."""
     for part in ("root", "useradd", "sudo", "setfacl"):
         require(part)
+    with users() as folder:
+        yield from _made(folder)
+
+
+@contextmanager
+def users() -> Iterator[Path]:
+    """The students and the service user, with homes below one folder; gives the folder, removes all of it at the end.
+
+    `service` in it is the service user's home, `students` holds the students'. One test process at a time.
+    """
     with Path("/var/tmp/wodmail-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield from _made()
+        _remove_users()
+        # Not below pytest's folder, which is shut for others: students must get to their homes.
+        folder = Path(tempfile.mkdtemp(prefix="wodmail-tests-", dir="/var/tmp"))
+        try:
+            folder.chmod(0o755)
+            _make_users(folder)
+            yield folder
+        finally:
+            _remove_users()
+            shutil.rmtree(folder)
 
 
-def _made() -> Iterator[Site]:
-    _remove_users()
-    # Not below pytest's folder, which is shut for others: students must get to their homes.
-    folder = Path(tempfile.mkdtemp(prefix="wodmail-tests-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    homes = folder / "students"
+def _make_users(folder: Path) -> None:
+    homes, service = folder / "students", folder / "service"
     homes.mkdir(mode=0o755)
-    sudoers = Path(f"/etc/sudoers.d/wodmail-tests-{os.getpid()}")
-    _quiet("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVICE)
+    _quiet("useradd", "--system", "--user-group", "-M", "-d", str(service), "--shell", "/usr/sbin/nologin", SERVICE)
+    service.mkdir(mode=0o700)
+    shutil.chown(service, SERVICE, SERVICE)
     for number in range(FIRST, LAST + 1):
         name, uid = f"student{number}", str(BASE + number)
         _quiet("groupadd", "--force", "--gid", uid, name)
         _quiet("useradd", "-M", "--uid", uid, "--gid", uid, "--home-dir", str(homes / name), "--shell", "/bin/sh", name)
         (homes / name).mkdir(mode=0o755)
         os.chown(homes / name, BASE + number, BASE + number)
+
+
+def _made(folder: Path) -> Iterator[Site]:
+    sudoers = Path(f"/etc/sudoers.d/wodmail-tests-{os.getpid()}")
     settings = Settings(
         WODUSER=SERVICE,
         WODUSERMIN=FIRST,
         WODUSERMAX=LAST,
         UIDBASE=BASE,
         GIDBASE=BASE,
-        WODSTUDDIR=homes,
+        WODSTUDDIR=folder / "students",
         WODSTATEDIR=folder / "state",
         WODHELPER=folder / "helper" / "wodmail-helper",
     )
@@ -127,5 +167,3 @@ def _made() -> Iterator[Site]:
         accounts.close()
     finally:
         sudoers.unlink(missing_ok=True)
-        _remove_users()
-        shutil.rmtree(folder)

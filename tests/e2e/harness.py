@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from tests import asuser
 from tests.support import free_port, wait_until
 from wodmail.config import load
 from wodmail.schema import Settings
@@ -33,6 +34,8 @@ class Deployment:
         folder: an empty folder.
         database: WODDATABASEURL; empty for SQLite in the state folder.
         extra: more settings.
+
+    `user`, when a test sets it, is the account that the server runs as.
     """
 
     def __init__(self, folder: Path, database: str = "", **extra: Any) -> None:
@@ -57,6 +60,8 @@ class Deployment:
             **extra,
         }
         self.file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        self.user = ""
+        self.sender = SENDER
         self.running: list[subprocess.Popen[bytes]] = []
         self._store: Store | None = None
 
@@ -75,6 +80,11 @@ class Deployment:
     def home(self, student: int) -> Path:
         """A student's home."""
         return self.state / "student" / f"student{student}"
+
+    @property
+    def outbox_folder(self) -> Path:
+        """WODOUTBOX."""
+        return self.state / "outbox"
 
     # -- content ----------------------------------------------------------------------------------------------
 
@@ -102,7 +112,10 @@ class Deployment:
         given = arguments or ("serve",)
         log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-m", module, *given, "--config", str(self.file)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        environment = None
+        if self.user:
+            command, environment = [*asuser.prefix(self.user), *command], asuser.environment(self.user)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         log.close()
         self.running.append(process)
         if "serve" in given or module != "wodmail":
@@ -138,19 +151,19 @@ class Deployment:
 
     # -- mails ------------------------------------------------------------------------------------------------
 
-    def mail(self, subject: str, body: str = "WKSHP-Test", *, message_id: str = "", sender: str = SENDER) -> str:
+    def mail(self, subject: str, body: str = "WKSHP-Test", *, message_id: str = "", sender: str = "") -> str:
         """Send a mail; returns the server's reply to its DATA."""
         head = f"Subject: {subject}\r\n" + (f"Message-ID: {message_id}\r\n" if message_id else "")
         with smtplib.SMTP("127.0.0.1", self.port, timeout=30) as client:
             client.ehlo()
-            client.mail(sender)
+            client.mail(sender or self.sender)
             client.rcpt("wod@localhost")
             code, reply = client.data(f"{head}\r\n{body}\r\n".encode())
         return f"{code} {reply.decode()}"
 
     def outbox(self) -> list[Message]:
         """Every mail that went out, in no order."""
-        folder = self.state / "outbox" / "new"
+        folder = self.outbox_folder / "new"
         return [email.message_from_bytes(file.read_bytes()) for file in folder.glob("*")] if folder.is_dir() else []
 
     def subjects(self) -> list[str]:

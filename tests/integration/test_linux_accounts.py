@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.linux_students import BASE, FIRST, LAST, SERVICE, Site, running, site
+from tests.linux_students import BASE, FIRST, LAST, SERVICE, Site, logs_in, running, site
 from tests.support import wait_until
 from wodmail.errors import ConfigError, Failed, Refused
 from wodmail.students import install, treewriter
@@ -63,23 +63,6 @@ def test_the_password_really_logs_in(linux: Site) -> None:
     for student, word in ((FIRST, "Werty123"), (FIRST + 1, "Other!#$%&'1")):
         assert logs_in(student, word)
         assert not logs_in(student, word + "x")
-
-
-def logs_in(student: int, word: str) -> bool:
-    """Ask `su`, called by a user that is no root."""
-    user = pwd.getpwnam(SERVICE)
-    argv = ["su", f"student{student}", "-c", "id -u"]
-    done = subprocess.run(
-        argv,
-        input=f"{word}\n",
-        text=True,
-        capture_output=True,
-        check=False,
-        user=user.pw_uid,
-        group=user.pw_gid,
-        cwd="/",
-    )
-    return done.returncode == 0 and done.stdout.strip() == str(BASE + student)
 
 
 def test_exactly_one_line_for_sudo_and_no_arguments(linux: Site) -> None:
