@@ -107,7 +107,7 @@ class Deployment:
 
     # -- processes --------------------------------------------------------------------------------------------
 
-    def start(self, *arguments: str, module: str = "wodmail") -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, module: str = "wodmail", wait: bool = True) -> subprocess.Popen[bytes]:
         """Start a server and wait until it answers; `module` may be a test's own program."""
         given = arguments or ("serve",)
         log = (self.folder / "server.log").open("ab")
@@ -118,7 +118,7 @@ class Deployment:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         log.close()
         self.running.append(process)
-        if "serve" in given or module != "wodmail":
+        if wait and ("serve" in given or module != "wodmail"):
             wait_until(lambda: self.answers() or process.poll() is not None, seconds=60, what="the server's greeting")
         return process
 
