@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
+from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID
 from dbos._serialization import DBOSPortableJSONSerializer
+from sqlalchemy.exc import SQLAlchemyError
 
 from wodmail.errors import Temporary
 from wodmail.lanes import UNFINISHED, startable
@@ -33,6 +34,7 @@ APPLICATION = "wodmail"
 # Pinned: a new release of wodmail must resume what an older one began; guard changed step lists instead of raising it.
 APPLICATION_VERSION = "1"
 SUSPICIOUS_LIMIT = 3
+LOOK_EVERY = 1.0
 
 
 class Drained(BaseException):
@@ -99,21 +101,20 @@ class Engine:
         store: the database.
         work: what a job does.
         workers: jobs at the same time, at least 1.
-        poll: seconds between two looks into the queue.
     """
 
-    def __init__(self, store: Store, work: Work, *, workers: int, poll: float = 0.1) -> None:
-        self._store, self._work = store, work
-        self._workers, self._poll = workers, poll
-        self._queue = f"wodmail-{store.backend}"
+    def __init__(self, store: Store, work: Work, *, workers: int) -> None:
+        self._store, self._work, self._workers = store, work, workers
         self._url = store.url.replace("postgresql+psycopg://", "postgresql://")
         self._draining = threading.Event()
         self._handing = threading.Lock()
+        self._kicked = threading.Event()
         self._changed = threading.Condition()
         self._active: set[int] = set()
         self._client: DBOSClient | None = None
         self._waker: Callable[[], None] = lambda: None
         self._poison: list[int] = []
+        self._hander = threading.Thread(target=self._hand_on, name="hand-over", daemon=True)
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -129,19 +130,15 @@ class Engine:
         self._client = DBOSClient(
             system_database_url=self._url, serializer=DBOSPortableJSONSerializer(), application_name=APPLICATION
         )
-        # Before launch: DBOS looks for new queues once a second only, and the first mail would wait for that.
-        self._client.register_queue(
-            self._queue, worker_concurrency=self._workers, polling_interval_sec=self._poll, on_conflict="always_update"
-        )
         self._recover()
         for job in self._poison:
             log.error("job-poison", job=job)
             self._work.finish(job, State.SHELVED.value)
         _engine = self
         DBOS(config=self._config())
-        DBOS.listen_queues([self._queue])
+        DBOS.listen_queues([])  # but for DBOS's own, which resumed workflows go through
         DBOS.launch()
-        self.hand_over()
+        self._hander.start()
 
     def _config(self) -> DBOSConfig:
         return DBOSConfig(
@@ -165,6 +162,7 @@ class Engine:
             Whether every job came to rest in time; the others resume at the next start.
         """
         self._draining.set()
+        self._kicked.set()
         with self._changed:
             rested = self._changed.wait_for(lambda: not self._active, timeout=seconds)
             unfinished = sorted(self._active)
@@ -177,6 +175,9 @@ class Engine:
         """Let go of the database; call `drain` first."""
         global _engine
         self._draining.set()
+        self._kicked.set()
+        if self._hander.is_alive():
+            self._hander.join(timeout=5.0)
         DBOS.destroy()
         if self._client is not None:
             self._client.destroy()
@@ -200,11 +201,24 @@ class Engine:
 
     # -- handing over -----------------------------------------------------------------------------------------
 
-    def hand_over(self, connection: sa.Connection | None = None) -> list[int]:
-        """Give every job that may start to the workers.
+    def kick(self) -> None:
+        """Say that a job was added or ended: what may start now starts at once."""
+        self._kicked.set()
 
-        Args:
-            connection: a transaction of `Store.transaction` to do it in; an own one when None.
+    def _hand_on(self) -> None:
+        while not self.draining:
+            try:
+                self.hand_over()
+            except (Temporary, SQLAlchemyError) as error:
+                log.warning("service-away", cause=str(getattr(error, "operator", error)))
+            self._kicked.wait(LOOK_EVERY)  # parked jobs become due without a kick
+            self._kicked.clear()
+
+    def hand_over(self) -> list[int]:
+        """Give jobs that may start to the workers that are free.
+
+        Not through one of DBOS's queues: its polling costs more than the idle server may, and each first step would
+        wait for it (docs/decisions/dbos-and-own-lanes.md).
 
         Returns:
             The jobs handed over.
@@ -212,59 +226,63 @@ class Engine:
         if self.draining or self._client is None:
             return []
         with self._handing:
-            if connection is not None:
-                return [row.id for row in self._hand_over(connection, only_new=True)]
             with self._store.reading() as view:  # asked often: a look costs no write lock
                 if not startable(view, self._store.backend, time.time()):
                     return []
-            with self._store.transaction() as own:
-                handed = self._hand_over(own, only_new=False)
-            self._resume([row for row in handed if row.runs])
+            with self._store.transaction() as connection:
+                handed = self._mark(connection)
+            self._begin(handed)
             return [row.id for row in handed]
 
-    def _hand_over(self, connection: sa.Connection, *, only_new: bool) -> list[_Handed]:
-        """Mark what may start as handed over, and enqueue what is new in the same transaction."""
-        ready = self._respect_loner(connection, startable(connection, self._store.backend, time.time()))
-        if not ready:
-            return []
+    def _mark(self, connection: sa.Connection) -> list[_Handed]:
+        """Mark what may start as handed over, as far as workers are free."""
+        busy = connection.execute(
+            sa.select(sa.func.count()).where(
+                jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED), jobs.c.enqueued.is_(True)
+            )
+        ).scalar_one()
+        ready = startable(connection, self._store.backend, time.time())
+        ready = self._respect_loner(connection, ready, busy)[: max(0, self._workers - busy)]
         query = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.segment, jobs.c.runs).where(jobs.c.id.in_(ready))
-        rows = [_Handed(*row) for row in connection.execute(query.order_by(jobs.c.id))]
-        handed = [row for row in rows if not (only_new and row.runs)]
-        for row in handed:
-            if row.runs == 0:
-                self._enqueue(connection, row)
-            values = {"enqueued": True, "runs": row.runs + 1, "drained": False}
-            connection.execute(jobs.update().where(jobs.c.id == row.id).values(**values))
+        handed = [_Handed(*row) for row in connection.execute(query.order_by(jobs.c.id))]
+        connection.execute(
+            jobs.update().where(jobs.c.id.in_(ready)).values(enqueued=True, runs=jobs.c.runs + 1, drained=False)
+        )
         return handed
 
-    def _respect_loner(self, connection: sa.Connection, ready: list[int]) -> list[int]:
+    def _respect_loner(self, connection: sa.Connection, ready: list[int], busy: int) -> list[int]:
         """While a job must run alone, hand over that one only, and only when nothing else is at work."""
-        unfinished = sa.and_(jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED))
-        parked = sa.and_(jobs.c.parked_until.is_not(None), jobs.c.parked_until > time.time())
         loner = connection.execute(
-            sa.select(jobs.c.id).where(unfinished, jobs.c.alone.is_(True), sa.not_(parked)).order_by(jobs.c.id).limit(1)
+            sa.select(jobs.c.id)
+            .where(jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED), jobs.c.alone.is_(True))
+            .where(sa.or_(jobs.c.parked_until.is_(None), jobs.c.parked_until <= time.time()))
+            .order_by(jobs.c.id)
+            .limit(1)
         ).scalar()
         if loner is None:
             return ready
-        busy = connection.execute(sa.select(jobs.c.id).where(unfinished, jobs.c.enqueued.is_(True)).limit(1)).scalar()
-        return [loner] if busy is None and loner in ready else []
+        return [loner] if not busy and loner in ready else []
 
-    def _enqueue(self, connection: sa.Connection, row: _Handed) -> None:
-        options = EnqueueOptions(workflow_name=WORKFLOW, queue_name=self._queue)
-        options["workflow_id"] = self._workflow_id(row.id, row.attempt, row.segment)
-        options["app_version"] = APPLICATION_VERSION
-        options["application_name"] = APPLICATION
-        self._running_client().enqueue_in_transaction(connection, options, row.id)
+    def _begin(self, handed: list[_Handed]) -> None:
+        """Start new workflows; put interrupted ones back, what they recorded stays recorded.
 
-    def _resume(self, rows: list[_Handed]) -> None:
-        """Put interrupted workflows back into the queue; what they recorded stays recorded.
-
-        DBOS does this in a transaction of its own. When we die before it, the next start finds the job unfinished and
-        hands it over again.
+        When we die before it, the next start finds the jobs unfinished and hands them over again.
         """
-        names = [self._workflow_id(row.id, row.attempt, row.segment) for row in rows]
-        if names:
-            self._running_client().resume_workflows(names, queue_name=self._queue)
+        names = {self._workflow_id(row.id, row.attempt, row.segment): row for row in handed}
+        again = [name for name, row in names.items() if row.runs]
+        known = self._known(again)
+        if known:
+            self._running_client().resume_workflows(sorted(known))
+        for name, row in names.items():
+            if name not in known:
+                with SetWorkflowID(name):
+                    DBOS.start_workflow(_job_workflow, row.id)
+
+    def _known(self, names: list[str]) -> set[str]:
+        if not names:
+            return set()
+        found = self._running_client().list_workflows(workflow_ids=names, load_input=False, load_output=False)
+        return {workflow.workflow_id for workflow in found}
 
     def _workflow_id(self, job: int, attempt: int, segment: int) -> str:
         return f"{self._store.backend}-job{job}-{attempt}-{segment}"
@@ -290,9 +308,8 @@ class Engine:
             with self._changed:
                 self._active.discard(job)
                 self._changed.notify_all()
-            if not self.draining:
-                self.hand_over()
-                self._waker()
+            self.kick()
+            self._waker()
 
     def _run(self, job: int) -> str:
         self._gate()
@@ -345,7 +362,9 @@ class Engine:
     def _recover(self) -> None:
         """Settle what the last life left: count interruptions, set poison aside, make the rest startable again."""
         client = self._running_client()
-        left = client.list_workflows(queue_name=self._queue, status=["PENDING", "ENQUEUED"], load_input=False)
+        left = client.list_workflows(
+            workflow_id_prefix=f"{self._store.backend}-job", status=["PENDING", "ENQUEUED"], load_input=False
+        )
         names = [workflow.workflow_id for workflow in left]
         if names:
             client.cancel_workflows(names)

@@ -70,7 +70,7 @@ class Intake:
         spool: where the mails are.
         store: where the requests go.
         registry: knows workshops and participants.
-        hand_over: called in the transaction that adds jobs, so that they are enqueued with it.
+        kick: called when jobs were added.
         describe: says what a step would do, for PLAN.
         facts: what a PING answer tells, asked when one is due.
     """
@@ -81,12 +81,12 @@ class Intake:
         spool: Spool,
         store: Store,
         registry: Registry,
-        hand_over: Callable[[sa.Connection], object],
+        kick: Callable[[], object],
         describe: Callable[[JobSpec, PlannedStep], list[str]],
         facts: Callable[[], dict[str, object]] = dict,
     ) -> None:
         self._settings, self._spool, self._store, self._registry = settings, spool, store, registry
-        self._hand_over, self._describe, self._facts = hand_over, describe, facts
+        self._kick, self._describe, self._facts = kick, describe, facts
         self._limits = Limits.of(settings)
         self._broken: set[str] = set()
         self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
@@ -138,7 +138,7 @@ class Intake:
         return self._take_all([key])[0]
 
     def _take_all(self, keys: list[str]) -> list[int | None]:
-        """Take in mails in one transaction: requests, jobs and what is enqueued stand or fall together."""
+        """Take in mails in one transaction: requests and jobs stand or fall together."""
         read = [self._spool.read(key) for key in keys]
         parsed = [(mail, messages.read(mail.raw)) for mail in read]
         numbers: list[int | None] = []
@@ -155,8 +155,8 @@ class Intake:
                 number, new = self._take(connection, mail, message)
                 numbers.append(number)
                 written.append((number, new))
-            if any(new.state is State.WAITING for _, new in written):
-                self._hand_over(connection)
+        if any(new.state is State.WAITING for _, new in written):
+            self._kick()
         for key in keys:
             self._spool.settle(key)
         for number, new in written:

@@ -44,9 +44,10 @@ from wodmail.trace import Trace, trace_path
 log = structlog.get_logger("wodmail.server")
 
 TICK = 0.1
-LULL, PATIENCE = 0.01, 0.2
-CONTROL_EVERY = 0.5
-OUTBOX_EVERY = 0.5
+LULL = 0.02  # seconds without a mail, after which a flood is over
+PATIENCE, FLOOD_PATIENCE, FLOOD = 0.1, 3.0, 100
+CONTROL_EVERY = 1.0
+OUTBOX_EVERY = 2.0
 SWEEP_EVERY = 3600.0
 DAY = 86400.0
 
@@ -132,13 +133,14 @@ class Server:
         self._stopping = threading.Event()
         self._due = threading.Event()
         self._last_mail = 0.0
+        self._streak = 0
         self.spool = Spool(settings.WODSTATEDIR / "spool")
         store = self.services.store
         self.runner = Runner(self.services, lambda: self.engine.draining)
         self.engine = Engine(store, self.runner, workers=settings.WODWORKERS)
         parts = self.services
         describe = Describer(parts)
-        self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.hand_over, describe, self._facts)
+        self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.kick, describe, self._facts)
         self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
@@ -203,13 +205,19 @@ class Server:
             self._wake.wait(TICK)
 
     def _mail_stored(self) -> None:
-        self._last_mail = time.monotonic()
+        now = time.monotonic()
+        self._streak = self._streak + 1 if now - self._last_mail < LULL else 0
+        self._last_mail = now
         self._wake.set()
 
     def _after_you(self) -> None:
         """While mails pour in, accepting them comes first: this thread would take its time from the listener's."""
-        patience = time.monotonic() + PATIENCE
-        while time.monotonic() < min(self._last_mail + LULL, patience) and not self._stopping.is_set():
+        began = time.monotonic()
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            patience = FLOOD_PATIENCE if self._streak > FLOOD else PATIENCE
+            if now >= self._last_mail + LULL or now >= began + patience:
+                return
             self._stopping.wait(LULL)
 
     def _spool_stamp(self) -> tuple[int, int]:
@@ -237,14 +245,14 @@ class Server:
             log.warning("service-away", cause=error.operator)
 
     def _control(self) -> None:
-        """What other processes asked for: aborts; and jobs whose wait is over."""
+        """What other processes asked for: the end of jobs. What they retry is found by the engine's own looks."""
         for job, at_work in requests.to_abort(self.services.store):
             if at_work:
                 self.services.children.end_job(job)
             else:
                 self.runner.finish(job, State.ABORTED.value)
                 self._due.set()
-        self.engine.hand_over()
+                self.engine.kick()
 
     def _mail_loop(self) -> None:
         while not self._stopping.is_set():

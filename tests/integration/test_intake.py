@@ -43,14 +43,14 @@ class Desk:
         self.spool = Spool(folder / "state" / "spool")
         self.store = Store(url.replace("postgresql://", "postgresql+psycopg://"), "here")
         self.store.migrate()
-        self.handed = 0
+        self.kicked = 0
         self.intake = Intake(
-            self.settings, self.spool, self.store, self.registry, self.hand_over, lambda _spec, step: [step.what]
+            self.settings, self.spool, self.store, self.registry, self.kick, lambda _spec, step: [step.what]
         )
 
-    def hand_over(self, _connection: sa.Connection) -> None:
+    def kick(self) -> None:
         """Count the calls."""
-        self.handed += 1
+        self.kicked += 1
 
     def take(self, subject: str, body: str = "WKSHP-Test", *, sender: str = SENDER, **headers: str) -> dict[str, Any]:
         """Store a mail, take it in, and return its request."""
@@ -89,7 +89,7 @@ def test_a_mail_becomes_a_request_with_a_job_a_student(desk: Desk) -> None:
     assert (row["state"], row["students"], row["number"]) == ("waiting", [7, 8, 9], 3)
     assert [job["students"] for job in row["jobs"]] == [[7], [8], [9]]
     assert [found["student"] for found in desk.store.rows(sa.select(lanes).order_by(lanes.c.student))] == [7, 8, 9]
-    assert desk.handed == 1
+    assert desk.kicked == 1
     assert desk.spool.new() == []
 
 
