@@ -30,7 +30,8 @@ def accept(folder: Path, mails: int, rounds: int) -> list[Figure]:
     with ExitStack() as stack:
         door = Site(folder / "door")
         stack.enter_context(Door(door.config))
-        ports = {DOOR: door.port, SERVE: stack.enter_context(Site(folder / "serve")).port}
+        server = stack.enter_context(Site(folder / "serve"))
+        ports = {DOOR: door.port, SERVE: server.port}
         if not reason:
             ports[POSTFIX] = stack.enter_context(postfix.Postfix(folder / "postfix")).port
         for connections in CONNECTIONS:
@@ -38,6 +39,7 @@ def accept(folder: Path, mails: int, rounds: int) -> list[Figure]:
                 for name, port in ports.items():
                     measured = rate(port, connections, mails, lambda number: f"PING {number}")
                     found.setdefault((name, connections), []).append(measured)
+                    server.await_quiet(seconds=120)  # what it has left to do would be counted against the next one
     return [_figure(name, connections, found, reason) for name in (DOOR, SERVE) for connections in CONNECTIONS]
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import sqlalchemy as sa
 import yaml
 
 from benchmarks.figures import until
+from wodmail.config import load
+from wodmail.store import mails, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENTS = 200
@@ -135,6 +138,25 @@ class Site:
             raise TimeoutError(
                 f"{error}; there are {len(self.results())}; the server's log ends:\n{self.log()}"
             ) from None
+
+    def await_quiet(self, seconds: float) -> None:
+        """Wait until every mail is taken in and every answer that is to go out is out.
+
+        Raises:
+            TimeoutError: it is still at work then.
+        """
+        store = open_store(load(self.config))
+        due = sa.select(sa.func.count().label("n")).where(mails.c.state == "due")
+
+        def quiet() -> bool:
+            with os.scandir(self.state / "spool" / "new") as entries:
+                left = store.row(due)
+                return not list(entries) and left is not None and left["n"] == 0
+
+        try:
+            until(quiet, seconds=seconds, every=0.2, what="the server to have nothing left to do")
+        finally:
+            store.close()
 
     def requests(self) -> list[dict[str, Any]]:
         """What `wodmail requests --json` says, newest first."""

@@ -45,7 +45,7 @@ log = structlog.get_logger("wodmail.server")
 
 TICK = 0.1
 LULL = 0.02  # seconds without a mail, after which a flood is over
-PATIENCE, FLOOD_PATIENCE, FLOOD = 0.1, 3.0, 100
+PATIENCE, FLOOD_PATIENCE, FLOOD = 0.1, 3.0, 20
 CONTROL_EVERY = 1.0
 OUTBOX_EVERY = 2.0
 SWEEP_EVERY = 3600.0
@@ -141,7 +141,7 @@ class Server:
         parts = self.services
         describe = Describer(parts)
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.kick, describe, self._facts)
-        self.outbox = Outbox(self.services, Sender(settings), self._stopping.is_set)
+        self.outbox = Outbox(self.services, Sender(settings), self._make_way)
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
 
@@ -220,6 +220,11 @@ class Server:
                 return
             self._stopping.wait(LULL)
 
+    def _make_way(self) -> bool:
+        """Asked before each mail that goes out; returns whether to stop."""
+        self._after_you()
+        return self._stopping.is_set()
+
     def _spool_stamp(self) -> tuple[int, int]:
         """Changes whenever the pipe adds a mail; one stat call, so it can be asked often."""
         found = (self.settings.WODSTATEDIR / "spool" / "new").stat()
@@ -257,7 +262,6 @@ class Server:
     def _mail_loop(self) -> None:
         while not self._stopping.is_set():
             self._due.clear()
-            self._after_you()
             self._guarded(self.outbox.run)
             self._due.wait(OUTBOX_EVERY)
 
