@@ -33,8 +33,24 @@ class PlannedStep:
     what: str = ""
 
 
-def _step(kind: str, what: str, *, name: str = "", always: bool = False, stops: bool = True) -> PlannedStep:
-    return PlannedStep(name or kind, kind, 0, always, stops, what)
+ALWAYS = frozenset({"forget-variables", "trace"})
+_EACH = "-student"
+
+
+def named(name: str, first: int) -> PlannedStep:
+    """The step that a name stands for, without its sentence: what was planned once must run, whatever wod.yml says now.
+
+    Args:
+        name: as `plan` gave it.
+        first: the job's first student.
+    """
+    kind, _, student = name.partition(_EACH)
+    return PlannedStep(name, kind, int(student) if student else first, kind in ALWAYS, kind not in ALWAYS)
+
+
+def _step(kind: str, what: str, *, stops: bool = True) -> PlannedStep:
+    always = kind in ALWAYS
+    return PlannedStep(kind, kind, 0, always, stops and not always, what)
 
 
 def _create(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
@@ -52,7 +68,7 @@ def _create(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
         _step("create-script", f"run create-{spec.ws}.sh, public then private"),
         _step("copy-folder", f"copy_folder.yml: personalise {spec.ws} ({spec.modews}) into the home"),
         _step("post-copy-script", f"run post-copy-{spec.ws}.sh, public then private"),
-        _step("forget-variables", "remove the temporary variable files", always=True, stops=False),
+        _step("forget-variables", "remove the temporary variable files"),
         _step("registry-password", "tell the registry the student's password"),
         _step("registry-active", "take the seat: customer active"),
         _step("hub-start", "start the student's JupyterHub server"),
@@ -79,7 +95,7 @@ def _cleanup(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
         steps.append(_step("erase", "end the student's processes, empty the home, copy the skeleton", stops=False))
         steps.append(_step("free-seat", "free the seat when the home is verified empty", stops=False))
     steps += [
-        _step("forget-variables", "remove the temporary variable files", always=True, stops=False),
+        _step("forget-variables", "remove the temporary variable files"),
         _step("registry-cleaned", "tell the registry that the participant is cleaned", stops=False),
     ]
     return [_step("validate", "check student, workshop and home"), *steps]
@@ -104,7 +120,7 @@ def _purge(spec: JobSpec, _workshop: Workshop | None) -> list[PlannedStep]:
         _step("validate-seat", "check once more that the seat is nobody else's"),
         _step("erase", "end the student's processes, empty the home, copy the skeleton", stops=False),
         _step("free-seat", "free the seat when the home is verified empty", stops=False),
-        _step("forget-variables", "remove the temporary variable files", always=True, stops=False),
+        _step("forget-variables", "remove the temporary variable files"),
     ]
 
 
@@ -118,7 +134,7 @@ _RESET_EACH = {
 def _each(kind: str, what: str, students: tuple[int, ...]) -> list[PlannedStep]:
     many = len(students) > 1
     return [
-        PlannedStep(f"{kind}-student{student}" if many else kind, kind, student, stops=False, what=what)
+        PlannedStep(f"{kind}{_EACH}{student}" if many else kind, kind, student, stops=False, what=what)
         for student in students
     ]
 
@@ -133,7 +149,7 @@ def _reset(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
         steps.append(_step("registry-capacity", f"set the capacity to {len(spec.students)}", stops=False))
     for kind, what in _RESET_EACH.items():
         steps += _each(kind, what, spec.students)
-    steps.append(_step("forget-variables", "remove the temporary variable files", always=True, stops=False))
+    steps.append(_step("forget-variables", "remove the temporary variable files"))
     return steps
 
 
@@ -145,7 +161,7 @@ def plan(spec: JobSpec, workshop: Workshop | None) -> list[PlannedStep]:
         workshop: what the catalogue says of the workshop; None for PURGE, which ignores it, and for a workshop that
             has gone since the mail was accepted (then `validate` fails and says so).
     """
-    trace = _step("trace", "write the trace's last line", always=True, stops=False)
+    trace = _step("trace", "write the trace's last line")
     if spec.action is Action.PURGE:
         steps = _purge(spec, workshop)
     elif workshop is None:

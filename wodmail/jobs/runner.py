@@ -16,7 +16,7 @@ from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
 from wodmail.errors import Refused, Temporary, WodmailError
-from wodmail.jobs.plan import PlannedStep, plan
+from wodmail.jobs.plan import PlannedStep, named, plan
 from wodmail.jobs.services import Services, StepContext
 from wodmail.jobs.steps import STEPS
 from wodmail.model import JobSpec, State, StepResult
@@ -48,8 +48,21 @@ def outcome_of(error: WodmailError) -> StepResult:
     return StepResult(State.FAILED, error=error.sender, cause=error.operator, output=output, data=data)
 
 
-def _of(job: int) -> sa.ColumnElement[bool]:
-    return steps.c.job == job
+_NUMBER, _NAMED = sa.bindparam("number", type_=sa.Integer), sa.bindparam("named", type_=sa.Text)
+# Built once: they run twice a step, and building a statement costs more than running it.
+_JOB = sa.select(jobs).where(jobs.c.id == _NUMBER)
+_STEPS_OF = sa.select(steps.c.name, steps.c.runs, steps.c.result).where(steps.c.job == _NUMBER)
+_STEP_BEGINS = (
+    steps.update()
+    .where(steps.c.job == _NUMBER, steps.c.name == _NAMED)
+    .values(state=State.RUNNING.value, started_at=sa.bindparam("now"), runs=sa.bindparam("nth"))
+)
+_STEP_ENDS = (
+    steps.update()
+    .where(steps.c.job == _NUMBER, steps.c.name == _NAMED)
+    .values(state=sa.bindparam("to"), seconds=sa.bindparam("took"), result=sa.bindparam("left"))
+)
+_ONE_MORE = jobs.update().where(jobs.c.id == _NUMBER).values(steps_done=jobs.c.steps_done + 1)
 
 
 class Runner:
@@ -79,17 +92,13 @@ class Runner:
             log.warning("workshop-unknown", job=spec.job, workshop=spec.ws, cause=error.operator)
             return None
 
-    def _plan(self, spec: JobSpec) -> tuple[list[PlannedStep], Workshop | None]:
-        workshop = self._workshop(spec)
-        return plan(spec, workshop), workshop
-
     # -- what the engine calls --------------------------------------------------------------------------------
 
     def begin(self, job: int) -> list[EngineStep]:
         """See `engine.Work.begin`."""
         row = self._job(job)
         spec = requests.spec_of(row)
-        planned, _ = self._plan(spec)
+        planned = plan(spec, self._workshop(spec))
         finished = self._record_plan(job, planned)
         self._mark_running(row)
         if not finished:
@@ -134,17 +143,13 @@ class Runner:
 
     def step(self, job: int, name: str) -> StepOutcome:
         """See `engine.Work.step`."""
-        row = self._job(job)
-        spec = requests.spec_of(row)
-        planned, workshop = self._plan(spec)
-        step = next(step for step in planned if step.name == name)
-        if row["abort"] and not step.always:
+        row, runs, data = self._mark_step_running(job, name)
+        if not runs:
             return StepOutcome(state=State.ABORTED.value, again_in=0.0)
-        runs, data = self._mark_step_running(job, name)
         spec = requests.spec_of(row, runs=runs)
-        context = StepContext(self.services, spec, step, workshop, row["waiting_since"], data)
+        context = StepContext(self.services, spec, named(name, spec.students[0]), row["waiting_since"], data)
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request=spec.request, job=job, student=step.student, step=name):
+        with structlog.contextvars.bound_contextvars(request=spec.request, job=job, step=name):
             result = self._attempt(context)
         aborted = result.state is State.FAILED and self._job(job)["abort"]
         if aborted:
@@ -181,16 +186,22 @@ class Runner:
 
     # -- recording --------------------------------------------------------------------------------------------
 
-    def _mark_step_running(self, job: int, name: str) -> tuple[int, dict[str, object]]:
-        """Record that a step begins; returns the step's runs, and what earlier steps left for it."""
+    def _mark_step_running(self, job: int, name: str) -> tuple[dict[str, Any], int, dict[str, object]]:
+        """Record that a step begins.
+
+        Returns:
+            The job's row; the step's runs, 0 when the job is to be aborted; what earlier steps left for it.
+        """
         with self.services.store.progress() as connection:
+            row = dict(connection.execute(_JOB, {"number": job}).mappings().one())
+            if row["abort"] and not named(name, 0).always:
+                return row, 0, {}
             runs, data = 1, dict[str, object]()
-            for step in connection.execute(sa.select(steps.c.name, steps.c.runs, steps.c.result).where(_of(job))):
+            for step in connection.execute(_STEPS_OF, {"number": job}):
                 data |= json.loads(step.result).get("data", {})
                 runs = step.runs + 1 if step.name == name else runs
-            running = {"state": State.RUNNING.value, "started_at": time.time(), "runs": runs}
-            connection.execute(steps.update().where(_of(job), steps.c.name == name).values(**running))
-        return runs, data
+            connection.execute(_STEP_BEGINS, {"number": job, "named": name, "now": time.time(), "nth": runs})
+        return row, runs, data
 
     def _record_step(self, context: StepContext, result: StepResult, seconds: float) -> None:
         job, name = context.spec.job, context.step.name
@@ -200,13 +211,10 @@ class Runner:
             if key in kept:
                 kept[key] = mask(kept[key])
         with self.services.store.progress() as connection:
-            connection.execute(
-                steps.update()
-                .where(steps.c.job == job, steps.c.name == name)
-                .values(state=result.state.value, seconds=seconds, result=json.dumps(kept))
-            )
-            if result.state in (State.DONE, State.SKIPPED, State.FAILED):
-                connection.execute(jobs.update().where(jobs.c.id == job).values(steps_done=jobs.c.steps_done + 1))
+            ended = {"to": result.state.value, "took": seconds, "left": json.dumps(kept)}
+            connection.execute(_STEP_ENDS, {"number": job, "named": name, **ended})
+            if result.state is not State.WAITING:
+                connection.execute(_ONE_MORE, {"number": job})
         words = result.error or result.note
         if context.step.kind != "trace":
             context.line(f"  {context.step.name}: {result.state}{': ' + words if words else ''} ({seconds:.2f} s)")

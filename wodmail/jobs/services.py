@@ -8,11 +8,12 @@ from wodmail.catalog import Workshop
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.directory import Directory
+from wodmail.errors import Refused
 from wodmail.hub import Hub
 from wodmail.jobs.passwords import Passwords
 from wodmail.jobs.plan import PlannedStep
 from wodmail.logs import Masker
-from wodmail.model import JobSpec
+from wodmail.model import Action, JobSpec
 from wodmail.playbooks import Playbooks
 from wodmail.registry.base import Registry
 from wodmail.scripts import Scripts
@@ -47,7 +48,6 @@ class StepContext:
         services: the parts.
         spec: the job.
         step: the step of the plan.
-        workshop: what the catalogue says of the workshop, None for PURGE and for one that has gone.
         waiting_since: seconds since 1970 at which the job began to wait, None when it doesn't.
         data: what earlier steps of the job left for later ones, by key.
     """
@@ -55,9 +55,18 @@ class StepContext:
     services: Services
     spec: JobSpec
     step: PlannedStep
-    workshop: Workshop | None
     waiting_since: float | None
     data: dict[str, object]
+
+    @property
+    def workshop(self) -> Workshop | None:
+        """What the catalogue says of the workshop now; None when it has gone, and for PURGE, which ignores it."""
+        if self.spec.action is Action.PURGE:
+            return None
+        try:
+            return self.services.registry.workshop(self.spec.ws)
+        except Refused:
+            return None
 
     def line(self, text: str) -> None:
         """Write a line into the trace, secrets masked."""

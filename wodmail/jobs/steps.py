@@ -38,9 +38,10 @@ def new_password(length: int) -> str:
 
 
 def _workshop(ctx: StepContext) -> Workshop:
-    if ctx.workshop is None:
+    found = ctx.workshop
+    if found is None:
         raise Refused(f"The workshop {ctx.spec.ws} is not there any more. Check its folder under the notebooks.")
-    return ctx.workshop
+    return found
 
 
 # -- looking ----------------------------------------------------------------------------------------------------
@@ -203,11 +204,11 @@ def _script(kind: Kind) -> Callable[[StepContext], StepResult]:
 
 
 def _script_environment(ctx: StepContext) -> dict[str, str]:
-    services, student = ctx.services, ctx.spec.students[0]
+    services, student, workshop = ctx.services, ctx.spec.students[0], ctx.workshop
     return {
         "randompw": ctx.password(student),
         "accessToken": services.registry.session_token(),
-        "wid": str(ctx.workshop.id if ctx.workshop else 0),
+        "wid": str(workshop.id if workshop else 0),
         "userid": str(ctx.spec.participant),
         "stddir": str(services.accounts.home(student)),
     }
