@@ -67,7 +67,7 @@ def main() -> None:
     """Serve, armed."""
     _, _, point, _, file = sys.argv
     settings = load(Path(file))
-    arm(point, settings.WODSTATEDIR.parent / "died")
+    arm(point, settings.WODSTATEDIR / "died")
     masker = Masker()
     setup(masker)
     serve(Server(settings, lambda: build_services(settings, masker, Path(file))))

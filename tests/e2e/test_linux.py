@@ -20,6 +20,7 @@ from tests.e2e.harness import step_of
 from tests.e2e.linuxsite import SUDOERS, LinuxDeployment, install_helper, linux_deployment
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, logs_in, running
 from tests.support import wait_until
+from wodmail.students import install
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 # Ignores TERM and has itself born again in a session of its own, for as long as it may.
@@ -27,6 +28,23 @@ RESPAWN = """
 trap '' TERM HUP INT
 echo on
 while :; do (setsid sh -c 'trap "" TERM; sleep 0.2; exec sleep 788' &) ; sleep 0.1; done
+"""
+
+SWAP = """
+import os, sys
+name, elsewhere = sys.argv[1:]
+print("on", flush=True)
+while True:
+    for change in (
+        lambda: os.rename(name, ".aside"),
+        lambda: os.symlink(elsewhere, name),
+        lambda: os.unlink(name),
+        lambda: os.rename(".aside", name),
+    ):
+        try:
+            change()
+        except OSError:
+            pass
 """
 
 
@@ -52,6 +70,17 @@ def site() -> Iterator[LinuxDeployment]:
 def home(site: LinuxDeployment) -> Path:
     """A new home of the first student."""
     return site.renew_home(FIRST)
+
+
+@pytest.fixture
+def held(site: LinuxDeployment) -> Iterator[tuple[Path, Path]]:
+    """What the first student's script in WKSHP-Held makes when it begins, and the file for which it waits."""
+    began, go = site.state / f"began-{FIRST}", site.folder / f"go-{FIRST}"
+    yield began, go
+    go.touch()
+    site.ended(1)
+    began.unlink(missing_ok=True)
+    go.unlink()
 
 
 def as_student(student: int, script: str, cwd: Path) -> None:
@@ -128,6 +157,8 @@ def test_create(site: LinuxDeployment, home: Path) -> None:
     password = site.password(FIRST)
     assert logs_in(FIRST, password)
     assert not logs_in(FIRST, password + "x")
+    status = (site.folder / "service" / ".mail" / "from").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (pwd.getpwnam(SERVICE).pw_uid, 0o600)
     mail = site.replies(row["id"])[0]
     assert mail["To"] == "frontend@localhost"
     assert password not in mail.as_string(), "production keeps passwords out of result mails"
@@ -228,6 +259,9 @@ def test_a_home_that_leads_elsewhere_changes_nothing_there(site: LinuxDeployment
     finally:
         site.renew_home(FIRST)
     assert snapshot(victim) == before
+    assert site.command("retry", str(row["id"])).returncode == 0
+    mended = site.ended(1)[-1]
+    assert (mended["id"], mended["state"]) == (row["id"], "done"), "a retry after the repair"
 
 
 def two(site: LinuxDeployment, row: dict[str, object]) -> list[object]:
@@ -260,8 +294,10 @@ def test_what_was_planted_in_a_workshop_is_removed_and_not_followed(
     assert (home / ".bashrc").is_file() and not (home / ".bashrc").is_symlink()
 
 
-def test_what_is_planted_while_the_copy_is_about_to_begin(site: LinuxDeployment, home: Path, victim: Path) -> None:
-    began, go = site.state / f"began-{FIRST}", site.folder / f"go-{FIRST}"
+def test_what_is_planted_while_the_copy_is_about_to_begin(
+    site: LinuxDeployment, home: Path, victim: Path, held: tuple[Path, Path]
+) -> None:
+    began, go = held
     before_count = len(site.requests())
     site.mail(f"CREATE {FIRST} 0", "WKSHP-Held")
     wait_until(began.exists, what="the script between erase and copy")
@@ -270,12 +306,41 @@ def test_what_is_planted_while_the_copy_is_about_to_begin(site: LinuxDeployment,
     before = snapshot(victim)
     go.touch()
     row = site.ended(before_count + 1)[-1]
-    go.unlink()
-    began.unlink()
     assert row["state"] == "done", row
     assert snapshot(victim) == before
     assert not (home / "WKSHP-Held").is_symlink()
     assert f"student {FIRST}" in (home / "WKSHP-Held" / "0-ReadMeFirst.ipynb").read_text()
+
+
+def test_a_process_that_swaps_the_folder_for_a_link_all_the_time(
+    site: LinuxDeployment, home: Path, victim: Path, held: tuple[Path, Path]
+) -> None:
+    began, go = held
+    uid = BASE + FIRST
+    before_count = len(site.requests())
+    site.mail(f"CREATE {FIRST} 0", "WKSHP-Held")
+    wait_until(began.exists, what="the script between erase and copy")
+    before = snapshot(victim)
+    swap = subprocess.Popen(
+        [str(install.python()), "-c", SWAP, "WKSHP-Held", str(victim)],
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        cwd=home,
+        stdout=subprocess.PIPE,
+    )
+    assert swap.stdout is not None
+    assert swap.stdout.readline() == b"on\n"
+    go.touch()
+    row = site.ended(before_count + 1)[-1]
+    assert swap.poll() is None
+    errors = [step["error"] for step in row["jobs"][0]["steps"] if step["state"] == "failed"]
+    assert row["state"] == "done" or "could not be written into the home" in errors[0], row
+    cleaned = site.one(f"CLEANUP {FIRST} 0", "WKSHP-Held")
+    assert swap.wait(10) != 0
+    swap.stdout.close()
+    assert cleaned["state"] == "done", cleaned
+    assert snapshot(victim) == before
 
 
 @pytest.mark.parametrize("action", ["CREATE", "CLEANUP"])
@@ -296,8 +361,8 @@ def test_processes_that_are_born_again_end(site: LinuxDeployment, home: Path, ac
 # -- crash -----------------------------------------------------------------------------------------------------------
 
 
-def test_kill_in_the_middle_of_a_create(site: LinuxDeployment, home: Path) -> None:
-    began, go = site.state / f"began-{FIRST}", site.folder / f"go-{FIRST}"
+def test_kill_in_the_middle_of_a_create(site: LinuxDeployment, home: Path, held: tuple[Path, Path]) -> None:
+    began, go = held
     before = len(site.requests())
     site.mail(f"CREATE {FIRST} 0", "WKSHP-Held")
     wait_until(began.exists, what="the script")
@@ -313,11 +378,28 @@ def test_kill_in_the_middle_of_a_create(site: LinuxDeployment, home: Path) -> No
     wait_until(began.exists, what="the script's second run")
     go.touch()
     row = site.ended(before + 1)[-1]
-    go.unlink()
     assert row["state"] == "done", row
     assert {step["name"]: step["runs"] for step in row["jobs"][0]["steps"] if step["runs"] > 1} == {"create-script": 2}
     assert logs_in(FIRST, site.password(FIRST))
     assert (home / "WKSHP-Held" / "0-ReadMeFirst.ipynb").stat().st_uid == BASE + FIRST
+    wait_until(lambda: len(site.replies(row["id"])) == 1, what="one result mail")
+
+
+@pytest.mark.parametrize("point", ["end:password", "end:erase", "end:copy-folder"])
+def test_kill_at_the_steps_that_need_root(site: LinuxDeployment, home: Path, point: str) -> None:
+    site.stop(site.running[-1])
+    (site.state / "died").unlink(missing_ok=True)
+    before = len(site.requests())
+    armed = site.start("serve", point, module="tests.e2e.crashserver")
+    site.mail(f"CREATE {FIRST} 0")
+    assert armed.wait(timeout=60) == -9
+    site.start()
+    row = site.ended(before + 1)[-1]
+    assert row["state"] == "done", row
+    step = point.partition(":")[2]
+    assert {found["name"]: found["runs"] for found in row["jobs"][0]["steps"] if found["runs"] > 1} == {step: 2}
+    assert logs_in(FIRST, site.password(FIRST))
+    assert (home / "WKSHP-Test" / "run.sh").read_text() == f"echo {FIRST}\n"
     wait_until(lambda: len(site.replies(row["id"])) == 1, what="one result mail")
 
 
