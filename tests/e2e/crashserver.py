@@ -1,8 +1,8 @@
 """`wodmail serve` that kills itself with signal 9 at a chosen point, once.
 
 Run as `python -m tests.e2e.crashserver serve POINT --config FILE`. POINT is `start:STEP` or `end:STEP` (before the step
-does anything; after it has done it and before that is recorded), `intake` (between the 250 and the request), or `reply`
-(between the hand-over of a mail and its record).
+does anything; after it has done it and before that is recorded), `intake` (between the 250 and the request), `settle`
+(between the request and the move of its mail to cur/), or `reply` (between the hand-over of a mail and its record).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from wodmail.intake import Intake
 from wodmail.jobs.steps import STEPS
 from wodmail.logs import Masker, setup
 from wodmail.mail.send import Sender
+from wodmail.mail.spool import Spool
 from wodmail.server import Server, build_services, serve
 
 
@@ -56,7 +57,9 @@ def arm(point: str, mark: Path) -> None:
     """Put the charge where it belongs."""
     when, _, step = point.partition(":")
     if when == "intake":
-        Intake.take = before(Intake.take, mark)  # type: ignore[method-assign]
+        Intake._take_all = before(Intake._take_all, mark)  # type: ignore[method-assign]
+    elif when == "settle":
+        Spool.settle = before(Spool.settle, mark)  # type: ignore[method-assign]
     elif when == "reply":
         Sender.send = after(Sender.send, mark)  # type: ignore[method-assign]
     else:

@@ -95,6 +95,15 @@ def test_kill_between_the_250_and_intake(site: Deployment) -> None:
     assert len(site.requests()) == 1
 
 
+def test_kill_between_the_request_and_the_move_of_its_mail(site: Deployment) -> None:
+    row = killed_and_restarted(site, "settle")
+    assert row["state"] == "done"
+    assert len(site.requests()) == 1
+    assert runs(site, "create", 7) == ["run 1"]
+    wait_until(lambda: not list((site.state / "spool" / "new").iterdir()), what="an empty spool")
+    assert site.subjects() == ["Re: CREATE 7 0: done"]
+
+
 def test_kill_between_hand_over_and_record_repeats_the_same_message(site: Deployment) -> None:
     row = killed_and_restarted(site, "reply")
     assert row["state"] == "done"
