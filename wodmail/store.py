@@ -7,9 +7,10 @@ are compared.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,8 @@ class Store:
         self._progress = _engine(url, durable=False)
         self._reader = _engine(url, durable=False, readonly=True)
         self._claim: sa.Connection | None = None
+        # SQLite has one writer at a time and lets the others sleep ever longer; our own threads take turns instead.
+        self._turn: AbstractContextManager[object] = threading.RLock() if url.startswith("sqlite") else nullcontext()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -261,13 +264,13 @@ class Store:
         Raises:
             Temporary: the database can't be reached.
         """
-        with self._trouble(), self._durable.begin() as connection:
+        with self._turn, self._trouble(), self._durable.begin() as connection:
             yield connection
 
     @contextmanager
     def progress(self) -> Iterator[sa.Connection]:
         """A cheap transaction for what may be lost in a power cut because it can be found out again."""
-        with self._trouble(), self._progress.begin() as connection:
+        with self._turn, self._trouble(), self._progress.begin() as connection:
             yield connection
 
     @contextmanager
