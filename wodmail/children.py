@@ -117,6 +117,7 @@ class Children:
         self._folder = statedir / "children"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._instance = hashlib.sha256(bytes(self._folder.resolve())).hexdigest()[:12]
+        self._closing = False
         self._boot = processes.boot_id()[:8]
         me = processes.lookup(os.getpid())
         if me is None:
@@ -247,7 +248,22 @@ class Children:
         with self._lock:
             for run in self._runs:
                 run.aborted = run.aborted or run.job == job
-        prefix = f"{self._instance}:{self._owner[0]}:{self._owner[1]}:{job}:"
+        return self._end_owned(f"{job}:")
+
+    def end_all(self) -> int:
+        """End everything that this life has started, and start nothing more: the server goes down.
+
+        Returns:
+            How many processes were ended.
+        """
+        with self._lock:
+            self._closing = True
+            for run in self._runs:
+                run.aborted = True
+        return self._end_owned("")
+
+    def _end_owned(self, rest: str) -> int:
+        prefix = f"{self._instance}:{self._owner[0]}:{self._owner[1]}:{rest}"
         pattern = self._record_name(prefix)
         records = [path for path in self._folder.iterdir() if path.name.startswith(pattern)]
         return processes.end(lambda: self._find(lambda found: found.startswith(prefix), records), _GRACE)
@@ -281,6 +297,8 @@ class Children:
         return not processes.lives(int(fields[0]), int(fields[1]))
 
     def _new_run(self, job: int) -> _Run:
+        if self._closing:
+            raise Failed("The server is going down; the step runs again when it is back.")
         marker = f"{self._instance}:{self._owner[0]}:{self._owner[1]}:{job}:{next(self._numbers)}"
         return _Run(job, marker, self._folder / self._record_name(marker))
 

@@ -82,6 +82,7 @@ def _same_command(connection: sa.Connection, backend: str, new: NewRequest, now:
     query = (
         sa.select(requests)
         .where(requests.c.backend == backend, requests.c.state.in_(ACCEPTED), recent)
+        .where(requests.c.automatic.is_(False))
         .where(requests.c.action.in_([Action.CREATE, Action.CLEANUP, Action.RESET, Action.PURGE]))
         .order_by(requests.c.id.desc())
     )

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID
 from dbos._serialization import DBOSPortableJSONSerializer
-from sqlalchemy.exc import SQLAlchemyError
 
 from wodmail.errors import Temporary
 from wodmail.lanes import UNFINISHED, startable
@@ -209,8 +208,10 @@ class Engine:
         while not self.draining:
             try:
                 self.hand_over()
-            except (Temporary, SQLAlchemyError) as error:
-                log.warning("service-away", cause=str(getattr(error, "operator", error)))
+            except Temporary as error:
+                log.warning("service-away", cause=error.operator)
+            except Exception:  # this thread is the only one that starts jobs: it looks again in a second
+                log.exception("hand-over-fault")
             self._kicked.wait(LOOK_EVERY)  # parked jobs become due without a kick
             self._kicked.clear()
 
@@ -268,15 +269,29 @@ class Engine:
 
         When we die before it, the next start finds the jobs unfinished and hands them over again.
         """
-        names = {self._workflow_id(row.id, row.attempt, row.segment): row for row in handed}
-        again = [name for name, row in names.items() if row.runs]
-        known = self._known(again)
+        left = {self._workflow_id(row.id, row.attempt, row.segment): row.id for row in handed}
+        again = [self._workflow_id(row.id, row.attempt, row.segment) for row in handed if row.runs]
+        try:
+            for name in self._resumed(again):
+                del left[name]
+            for name, job in list(left.items()):
+                with SetWorkflowID(name):
+                    DBOS.start_workflow(_job_workflow, job)
+                del left[name]
+        finally:
+            if left:
+                self._take_back(list(left.values()))
+
+    def _take_back(self, idle: list[int]) -> None:
+        """What could not be begun must not hold its lanes and workers until the next start."""
+        with self._store.transaction() as connection:
+            connection.execute(jobs.update().where(jobs.c.id.in_(idle)).values(enqueued=False))
+
+    def _resumed(self, names: list[str]) -> set[str]:
+        known = self._known(names)
         if known:
             self._running_client().resume_workflows(sorted(known))
-        for name, row in names.items():
-            if name not in known:
-                with SetWorkflowID(name):
-                    DBOS.start_workflow(_job_workflow, row.id)
+        return known
 
     def _known(self, names: list[str]) -> set[str]:
         if not names:

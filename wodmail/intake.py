@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,14 +17,14 @@ import structlog
 from wodmail import duplicates
 from wodmail.catalog import Workshop
 from wodmail.config import Settings
-from wodmail.errors import Refused, WodmailError
+from wodmail.errors import Refused, Temporary
 from wodmail.jobs.plan import PlannedStep, plan
 from wodmail.mail import command as commands
 from wodmail.mail import message as messages
 from wodmail.mail import reply, trust
 from wodmail.mail.grammar import Broken, Limits
 from wodmail.mail.message import Message
-from wodmail.mail.spool import Spool, StoredMail
+from wodmail.mail.spool import MailGone, MailUnreadable, Spool, StoredMail
 from wodmail.model import Action, Command, JobSpec, State
 from wodmail.registry.base import Registry
 from wodmail.requests import NewRequest, accept
@@ -33,6 +33,9 @@ from wodmail.store import Store, requests
 log = structlog.get_logger("wodmail.intake")
 
 SUBJECT_KEPT = 998
+MESSAGE_ID_KEPT = 998  # bytes: with the sender it is indexed, and PostgreSQL indexes no more than 2704
+LOGGED = 300
+NO_TEXT = "\ufffd"  # what the spool puts in place of bytes that are no text
 BATCH = 50
 
 
@@ -41,25 +44,37 @@ class _Untrusted(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A mail that passed: what it commands, and what its signature proved.
+class Understood:
+    """What a mail that passed commands.
 
     Args:
         command: as parsed (and repaired).
         meaning: which students and which participant.
         workshop: as mailed.
-        verdict: the signature's, None when there was none that counts.
-        warnings: for the reply.
+        found: the workshop, None for an action that concerns none.
         repaired: how a broken subject was mended, empty when it was not.
     """
 
     command: Command
     meaning: commands.Interpretation
     workshop: str
-    verdict: trust.Verdict | None
-    warnings: tuple[str, ...] = ()
-    repaired: str = ""
-    found: Workshop | None = field(default=None)
+    found: Workshop | None
+    repaired: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A mail's request to be.
+
+    Args:
+        new: accepted, or refused for what the mail says or for who has sent it.
+        verdict: what its signature proved, None when there was none that counts.
+        trusted: whether it came from somebody who may command; others are not even told of duplicates.
+    """
+
+    new: NewRequest
+    verdict: trust.Verdict | None = None
+    trusted: bool = True
 
 
 class Intake:
@@ -105,7 +120,7 @@ class Intake:
             return 0
         try:
             self._take_all(keys)
-        except WodmailError:
+        except Temporary:
             raise
         except Exception:  # a fault of ours with one mail must not hold up the others
             log.exception("intake-fault", keys=len(keys))
@@ -115,94 +130,93 @@ class Intake:
 
     def waiting(self) -> list[str]:
         """The keys of the mails to take in, in order; without those that were set aside."""
-        return [key for key in self._spool.new() if key not in self._broken]
+        keys = self._spool.new()
+        self._broken.intersection_update(keys)
+        return [key for key in keys if key not in self._broken]
 
     def _take_guarded(self, key: str) -> None:
         try:
             self._take_all([key])
-        except WodmailError:
+        except Temporary:
             raise
         except Exception:  # it stays in new/, for a wodmail that can read it
-            log.exception("mail-set-aside", key=key)
             self._broken.add(key)
+            log.exception("mail-set-aside", key=commands.visible(key, LOGGED))
 
-    def take(self, key: str) -> int | None:
-        """Take in one mail.
+    def _set_aside(self, key: str, why: str) -> None:
+        self._broken.add(key)
+        log.error("mail-set-aside", key=commands.visible(key, LOGGED), cause=why)
 
-        Returns:
-            The number of its request; None when it had been taken in before.
+    def _read(self, keys: list[str]) -> list[StoredMail]:
+        """The mails with these keys, without those that nobody can read and those that are no longer there."""
+        found = []
+        for key in keys:
+            try:
+                found.append(self._spool.read(key))
+            except MailGone:  # its door took it back, and told the sender to come again
+                continue
+            except MailUnreadable as error:
+                self._set_aside(key, error.operator)
+        return found
 
-        Raises:
-            Temporary: the database or the spool has trouble; the mail stays where it is.
-        """
-        return self._take_all([key])[0]
-
-    def _take_all(self, keys: list[str]) -> list[int | None]:
+    def _take_all(self, keys: list[str]) -> None:
         """Take in mails in one transaction: requests and jobs stand or fall together."""
-        read = [self._spool.read(key) for key in keys]
-        parsed = [(mail, messages.read(mail.raw)) for mail in read]
-        numbers: list[int | None] = []
+        parsed = [(mail, messages.read(mail.raw)) for mail in self._read(keys)]
+        if not parsed:
+            return
         written: list[tuple[int, NewRequest]] = []
         with self._store.transaction() as connection:
             query = sa.select(requests.c.spool_key).where(
-                requests.c.backend == self._store.backend, requests.c.spool_key.in_(keys)
+                requests.c.backend == self._store.backend,
+                requests.c.spool_key.in_([mail.key for mail, _ in parsed]),
             )
             known = set(connection.execute(query).scalars())
             for mail, message in parsed:
-                if mail.key in known:
-                    numbers.append(None)
-                    continue
-                number, new = self._take(connection, mail, message)
-                numbers.append(number)
-                written.append((number, new))
-        if any(new.state is State.WAITING for _, new in written):
-            self._kick()
-        for key in keys:
-            self._spool.settle(key)
+                if mail.key not in known:
+                    written.append(self._take(connection, mail, message))
         for number, new in written:
             _tell(number, new)
-        return numbers
+        if any(new.state is State.WAITING for _, new in written):
+            self._kick()
+        for mail, _ in parsed:
+            self._spool.settle(mail.key)
 
     def _take(self, connection: sa.Connection, mail: StoredMail, message: Message) -> tuple[int, NewRequest]:
-        new, judged = self._judge(mail, message)
-        if judged is not None:
-            new = self._without_duplicates(connection, new, judged)
+        judged = self._judge(mail, message)
+        new = self._without_duplicates(connection, judged) if judged.trusted else judged.new
         number = accept(connection, self._store.backend, new)
-        if judged is not None and judged.verdict is not None:
+        if judged.verdict is not None:
             duplicates.remember_nonce(connection, judged.verdict, number, mail.stored)
         return number, new
 
     # -- judging ----------------------------------------------------------------------------------------------
 
-    def _judge(self, mail: StoredMail, message: Message) -> tuple[NewRequest, Judged | None]:
+    def _judge(self, mail: StoredMail, message: Message) -> Judged:
         """What the request will look like, before the database is asked about duplicates."""
         base: dict[str, Any] = {
             "spool_key": mail.key,
             "received_at": mail.stored,
             "subject": message.subject[:SUBJECT_KEPT],
             "sender": mail.sender,
-            "message_id": message.message_id,
+            "message_id": _within(message.message_id, MESSAGE_ID_KEPT),
             "references": message.header("references")[:SUBJECT_KEPT],
         }
         try:
-            trust.may_command(
-                self._settings,
-                peer=mail.peer,
-                sender=mail.sender,
-                authenticated=mail.authenticated,
-                piped=mail.door == "pipe",
-            )
+            self._may_command(mail)
         except Refused as error:  # who may not command gets no mail
             log.warning("sender-rejected", key=mail.key, cause=error.operator)
-            return NewRequest(state=State.REFUSED, reason=error.operator, **base), None
+            return Judged(NewRequest(state=State.REFUSED, reason=error.operator, **base), trusted=False)
         reply_to = mail.sender if reply.should_reply(message, mail.sender) else ""
+        verdict = None
         try:
             command, repaired = self._command(message.subject)
-            judged = self._checked(mail, message, command, repaired)
+            workshop = messages.workshop(message.workshop_line, command.action)
+            verdict = self._verified(mail, message, command, workshop)
+            understood = self._understood(command, workshop, repaired)
         except _Untrusted as error:
-            return NewRequest(state=State.REFUSED, reason=error.operator, **base), None
+            return Judged(NewRequest(state=State.REFUSED, reason=error.operator, **base), trusted=False)
         except Refused as error:
-            unproved = trust.signature_demanded(self._settings, mail.peer)
+            unproved = verdict is None and trust.signature_demanded(self._settings, mail.peer)
             refused = NewRequest(
                 state=State.REFUSED,
                 reason=error.sender,
@@ -211,8 +225,19 @@ class Intake:
                 reply_kind="refusal",
                 **base,
             )
-            return refused, None
-        return self._request(judged, reply_to, base), judged
+            return Judged(refused, verdict)
+        return Judged(self._request(understood, reply_to, base), verdict)
+
+    def _may_command(self, mail: StoredMail) -> None:
+        trust.may_command(
+            self._settings,
+            peer=mail.peer,
+            sender=mail.sender,
+            authenticated=mail.authenticated,
+            piped=mail.door == "pipe",
+        )
+        if NO_TEXT in mail.sender:  # also where everybody may command
+            raise Refused("This sender may not send commands here.", f"envelope sender {mail.sender!r} is no UTF-8")
 
     def _command(self, subject: str) -> tuple[Command, str]:
         parsed = commands.parse(subject, limits=self._limits)
@@ -237,23 +262,25 @@ class Intake:
             return said
         return said
 
-    def _checked(self, mail: StoredMail, message: Message, command: Command, repaired: str) -> Judged:
-        workshop = messages.workshop(message.workshop_line, command.action)
+    def _verified(self, mail: StoredMail, message: Message, command: Command, workshop: str) -> trust.Verdict | None:
         try:
-            verdict = trust.verify(self._settings, self._keys, message, command, workshop, mail.stored, peer=mail.peer)
+            return trust.verify(self._settings, self._keys, message, command, workshop, mail.stored, peer=mail.peer)
         except Refused as error:
             raise _Untrusted(error.sender, error.operator) from error
+
+    def _understood(self, command: Command, workshop: str, repaired: str) -> Understood:
         meaning = commands.interpret(command, commands.reading(self._settings), self._limits)
         if command.action in (Action.PDF, Action.WORD):
             raise commands.not_available(command)
         found = None
         if command.action not in (Action.PING, Action.PURGE):
             found = self._registry.workshop(workshop)
-        return Judged(command, meaning, workshop, verdict, self._range(found, meaning), repaired, found)
+            self._check_range(found, meaning)
+        return Understood(command, meaning, workshop, found, repaired)
 
-    def _range(self, workshop: Workshop | None, meaning: commands.Interpretation) -> tuple[str, ...]:
-        if workshop is None or workshop.range is None or not self._settings.WODSTRICTRANGE:
-            return ()
+    def _check_range(self, workshop: Workshop, meaning: commands.Interpretation) -> None:
+        if workshop.range is None or not self._settings.WODSTRICTRANGE:
+            return
         low, high = workshop.range
         outside = [student for student in meaning.students if not low <= student <= high]
         if outside:
@@ -261,9 +288,8 @@ class Intake:
                 f"Student {outside[0]} is outside the range {low}-{high} of {workshop.name}. Nothing was changed. "
                 f"Name a student of that range, for example {low}."
             )
-        return ()
 
-    def _request(self, judged: Judged, reply_to: str, base: dict[str, Any]) -> NewRequest:
+    def _request(self, judged: Understood, reply_to: str, base: dict[str, Any]) -> NewRequest:
         command, meaning = judged.command, judged.meaning
         notes: dict[str, Any] = {"reading": meaning.note}
         if judged.repaired:
@@ -287,11 +313,18 @@ class Intake:
             reply_to=reply_to,
             reply_kind=kind,
             one_job=meaning.one_job,
+            then_reset=self._then_reset(judged),
             notes=notes,
             **base,
         )
 
-    def _planned(self, judged: Judged) -> list[dict[str, object]]:
+    def _then_reset(self, judged: Understood) -> bool:
+        """With the embedded registry nobody else sends the RESET that such a workshop needs after a CLEANUP."""
+        found = judged.found
+        wanted = judged.command.action is Action.CLEANUP and found is not None and found.reset
+        return wanted and not self._settings.apidb
+
+    def _planned(self, judged: Understood) -> list[dict[str, object]]:
         """The jobs that the action would make, each with its steps and what they would do."""
         command, meaning = judged.command, judged.meaning
         groups = [meaning.students] if meaning.one_job else [(student,) for student in meaning.students]
@@ -304,7 +337,9 @@ class Intake:
 
     # -- duplicates -------------------------------------------------------------------------------------------
 
-    def _without_duplicates(self, connection: sa.Connection, new: NewRequest, judged: Judged) -> NewRequest:
+    def _without_duplicates(self, connection: sa.Connection, judged: Judged) -> NewRequest:
+        """The request, or what becomes of it when it repeats an earlier one, also one that was refused."""
+        new = judged.new
         try:
             first = duplicates.first_of(connection, self._store.backend, new, judged.verdict, time.time())
         except Refused as error:
@@ -318,6 +353,11 @@ class Intake:
             reply_kind="duplicate",
             notes={**new.notes, "first": first},
         )
+
+
+def _within(text: str, size: int) -> str:
+    """The text cut to so many bytes of UTF-8."""
+    return text.encode("utf-8")[:size].decode("utf-8", "ignore")
 
 
 def _tell(number: int, new: NewRequest) -> None:

@@ -46,6 +46,7 @@ class Event(StrEnum):
 
     CHILDREN_ENDED = "children-ended"
     DRAIN_UNFINISHED = "drain-unfinished"
+    HAND_OVER_FAULT = "hand-over-fault"
     INTAKE_FAULT = "intake-fault"
     JOB_CRASHED = "job-crashed"
     JOB_ENDED = "job-ended"
@@ -55,6 +56,7 @@ class Event(StrEnum):
     MAIL_REPAIRED = "mail-repaired"
     MAIL_SET_ASIDE = "mail-set-aside"
     REPLY_DEFERRED = "reply-deferred"
+    REPLY_FAULT = "reply-fault"
     REPLY_FAILED = "reply-failed"
     REPLY_SENT = "reply-sent"
     REQUEST_ACCEPTED = "request-accepted"
@@ -63,6 +65,7 @@ class Event(StrEnum):
     REQUEST_REFUSED = "request-refused"
     SENDER_REJECTED = "sender-rejected"
     SERVER_DRAINING = "server-draining"
+    SERVER_FAULT = "server-fault"
     SERVER_READY = "server-ready"
     SERVER_STARTED = "server-started"
     SERVER_STOPPED = "server-stopped"

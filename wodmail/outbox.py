@@ -59,7 +59,13 @@ class Outbox:
         for row in self._store.rows(query):
             if self._stop():
                 break
-            sent += self._send(row)
+            try:
+                sent += self._send(row)
+            except Temporary:
+                raise
+            except Exception as error:  # a fault of ours with one mail must not hold up the others
+                log.exception("reply-fault", request=row["request"], kind=row["kind"])
+                self._settle(row, "failed", f"{type(error).__name__}: {error}")
         return sent
 
     def _send(self, row: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ class NewRequest:
         reply_to: where the result mail goes, empty for nowhere.
         reply_kind: which mail is due at once (refusal, duplicate, ping, plan), empty for none.
         one_job: whether all students belong to one job.
+        then_reset: whether each job is followed by a RESET of its student (CLEANUP with the embedded registry).
     """
 
     spool_key: str
@@ -57,6 +58,7 @@ class NewRequest:
     reply_to: str = ""
     reply_kind: str = ""
     one_job: bool = False
+    then_reset: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,11 +134,33 @@ def accept(connection: sa.Connection, backend: str, new: NewRequest) -> int:
     if not finished:
         groups = [new.students] if new.one_job else [(student,) for student in new.students]
         for students in groups:
-            _add_job(connection, backend, request, new, students)
+            job = _add_job(connection, backend, request, new, students)
+            if new.then_reset:
+                _add_reset(connection, backend, new, request, job, students)
     return request
 
 
-def _add_job(connection: sa.Connection, backend: str, request: int, new: NewRequest, students: tuple[int, ...]) -> None:
+def _add_reset(
+    connection: sa.Connection, backend: str, cleanup: NewRequest, request: int, job: int, students: tuple[int, ...]
+) -> None:
+    """The RESET after a CLEANUP, accepted with it, so that no later mail of that student comes between the two."""
+    reset = NewRequest(
+        spool_key=f"reset-after-job-{job}",
+        state=State.WAITING,
+        received_at=cleanup.received_at,
+        action=Action.RESET.value,
+        students=students,
+        workshop=cleanup.workshop.replace("CHLG-", "WKSHP-", 1),
+        subject=f"RESET {students[0]} 0",
+        one_job=True,
+        notes={"reading": f"follows the CLEANUP of request {request}"},
+    )
+    number = accept(connection, backend, reset)
+    connection.execute(requests.update().where(requests.c.id == number).values(automatic=True))
+    connection.execute(jobs.update().where(jobs.c.request == number).values(follows=job))
+
+
+def _add_job(connection: sa.Connection, backend: str, request: int, new: NewRequest, students: tuple[int, ...]) -> int:
     row = {
         "request": request,
         "backend": backend,
@@ -149,15 +173,14 @@ def _add_job(connection: sa.Connection, backend: str, request: int, new: NewRequ
     }
     job = int(connection.execute(jobs.insert().returning(jobs.c.id), row).scalar_one())
     _take_lanes(connection, job, students)
+    return job
 
 
 def _take_lanes(connection: sa.Connection, job: int, students: Iterable[int]) -> None:
     connection.execute(lanes.insert(), [{"job": job, "student": student} for student in students])
 
 
-def _due(
-    connection: sa.Connection, request: int, backend: str, kind: str, round_: int, to: str, job: int | None = None
-) -> None:
+def _due(connection: sa.Connection, request: int, backend: str, kind: str, round_: int, to: str, job: int = 0) -> None:
     row = {"request": request, "backend": backend, "kind": kind, "round": round_, "recipient": to, "job": job}
     connection.execute(mails.insert(), {**row, "state": "due"})
 
@@ -165,7 +188,7 @@ def _due(
 # -- the end of a job -----------------------------------------------------------------------------------------------
 
 
-def finish_job(services: Services, job: int, state: State, reason: str = "") -> None:
+def finish_job(services: Services, job: int, state: State, reason: str = "", *, only_waiting: bool = False) -> None:
     """Record a job's end; with its last job the request ends and its mails become due.
 
     Args:
@@ -173,18 +196,20 @@ def finish_job(services: Services, job: int, state: State, reason: str = "") -> 
         job: the job; nothing happens when it has ended already.
         state: done, failed, aborted or shelved.
         reason: why; found out from the failed steps when empty.
+        only_waiting: leave a job alone that was handed to a worker meanwhile.
     """
     store = services.store
     with store.transaction() as connection:
-        row = connection.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().one()
-        if row["state"] not in UNFINISHED:
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job).with_for_update()).mappings().one()
+        if row["state"] not in UNFINISHED or (only_waiting and row["enqueued"]):
             return
         why, refused = (reason, False) if reason else _why(connection, job, state)
         _end_job(connection, dict(row), state, why)
         spec = spec_of(dict(row))
         if state is State.DONE and spec.action is Action.CREATE and spec.email and not services.settings.apidb:
             _due(connection, spec.request, store.backend, "credentials", row["attempt"], spec.email, job)
-        _follow_up(connection, services, spec, state)
+        if state in (State.ABORTED, State.SHELVED):
+            _end_follower(connection, services, job)
         ended = _end_request(connection, services, row["request"], refused)
     if state is State.SHELVED:
         log.error("job-shelved", job=job, request=row["request"])
@@ -217,28 +242,12 @@ def _why(connection: sa.Connection, job: int, state: State) -> tuple[str, bool]:
     return words, refused
 
 
-def _follow_up(connection: sa.Connection, services: Services, spec: JobSpec, state: State) -> None:
-    """With the embedded registry nobody else sends the RESET that a CLEANUP of a `reset: true` workshop needs."""
-    if services.settings.apidb or spec.action is not Action.CLEANUP or state not in (State.DONE, State.FAILED):
-        return
-    try:
-        workshop = services.registry.workshop(spec.ws)
-    except Refused:
-        return
-    if not workshop.reset:
-        return
-    new = NewRequest(
-        spool_key=f"reset-after-job-{spec.job}-{iso()}",
-        state=State.WAITING,
-        received_at=time.time(),
-        action=Action.RESET.value,
-        students=spec.students,
-        workshop=spec.ws,
-        subject=f"RESET {spec.students[0]} 0",
-        notes={"reading": f"follows the CLEANUP of request {spec.request}"},
-        one_job=True,
-    )
-    accept(connection, services.store.backend, new)
+def _end_follower(connection: sa.Connection, services: Services, job: int) -> None:
+    """A RESET whose CLEANUP did not come to its end has nothing to follow; a retry of the CLEANUP brings it back."""
+    query = sa.select(jobs).where(jobs.c.follows == job, jobs.c.state == State.WAITING.value)
+    for row in connection.execute(query).mappings().all():
+        _end_job(connection, dict(row), State.ABORTED, f"its CLEANUP (job {job}) did not come to its end")
+        _end_request(connection, services, row["request"], refused=False)
 
 
 def _end_request(connection: sa.Connection, services: Services, request: int, refused: bool) -> bool:
@@ -300,6 +309,11 @@ def jobs_with_passwords(store: Store) -> set[int]:
     return {row["id"] for row in store.rows(query)}
 
 
+def abort_waiting(services: Services, job: int) -> None:
+    """End a job that somebody wants aborted and that never began; one that did has steps that must still run."""
+    finish_job(services, job, State.ABORTED, only_waiting=True)
+
+
 # -- what operators do ----------------------------------------------------------------------------------------------
 
 
@@ -329,20 +343,26 @@ def retry(store: Store, request: int, *, force: bool = False) -> list[int]:
             )
         if not force:
             _refuse_overtaken(connection, store.backend, again)
-        for job in again:
-            _again(connection, job)
-        connection.execute(
-            requests.update()
-            .where(requests.c.id == request)
-            .values(
-                state=State.WAITING.value,
-                reason="",
-                finished=None,
-                finished_at=None,
-                round=requests.c.round + 1,
-            )
+        follows = sa.select(jobs).where(
+            jobs.c.follows.in_([job["id"] for job in again]), jobs.c.state == State.ABORTED.value
         )
+        for job in [*again, *(dict(found) for found in connection.execute(follows).mappings())]:
+            _again(connection, job)
+            _reopen(connection, job["request"])
     return [job["id"] for job in again]
+
+
+def _reopen(connection: sa.Connection, request: int) -> None:
+    """Let an ended request wait again; a result of its last round that was not sent yet is out of date."""
+    if connection.execute(sa.select(requests.c.state).where(requests.c.id == request)).scalar_one() in UNFINISHED:
+        return
+    fresh = {"state": State.WAITING.value, "reason": "", "finished": None, "finished_at": None}
+    connection.execute(requests.update().where(requests.c.id == request).values(**fresh, round=requests.c.round + 1))
+    connection.execute(
+        mails.update()
+        .where(mails.c.request == request, mails.c.state == "due", mails.c.kind.in_(["result", "monitor"]))
+        .values(state="dropped", error="the request was retried before this was sent")
+    )
 
 
 def _refuse_overtaken(connection: sa.Connection, backend: str, again: list[dict[str, Any]]) -> None:
@@ -351,7 +371,7 @@ def _refuse_overtaken(connection: sa.Connection, backend: str, again: list[dict[
     ours = {job["id"] for job in again}
     newer = connection.execute(
         sa.select(jobs.c.id, jobs.c.request, jobs.c.students)
-        .where(jobs.c.backend == backend, jobs.c.id > first)
+        .where(jobs.c.backend == backend, jobs.c.id > first, jobs.c.follows.is_(None))
         .order_by(jobs.c.id.desc())
     ).all()
     for job in again:
@@ -403,6 +423,8 @@ def abort(store: Store, request: int) -> list[int]:
         if not unfinished:
             raise Refused(f"Request {request} is {row['state']}: nothing to abort.")
         connection.execute(jobs.update().where(jobs.c.id.in_(unfinished)).values(abort=True))
+        parked = sa.and_(jobs.c.id.in_(unfinished), jobs.c.parked_until.is_not(None))
+        connection.execute(jobs.update().where(parked).values(parked_until=time.time()))
     return unfinished
 
 
@@ -414,11 +436,11 @@ def _known(connection: sa.Connection, request: int) -> dict[str, Any]:
 
 
 def to_abort(store: Store) -> list[tuple[int, bool]]:
-    """Unfinished jobs of this backend that somebody asked to abort, and whether they are at work."""
-    query = sa.select(jobs.c.id, jobs.c.enqueued).where(
+    """Unfinished jobs of this backend that somebody asked to abort, and whether they have ever begun."""
+    query = sa.select(jobs.c.id, jobs.c.enqueued, jobs.c.started).where(
         jobs.c.backend == store.backend, jobs.c.abort.is_(True), jobs.c.state.in_(UNFINISHED)
     )
-    return [(row["id"], row["enqueued"]) for row in store.rows(query)]
+    return [(row["id"], row["enqueued"] or row["started"] is not None) for row in store.rows(query)]
 
 
 def purge(store: Store, older_than: float) -> tuple[list[tuple[int, int, int]], int]:

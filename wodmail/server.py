@@ -32,7 +32,6 @@ from wodmail.logs import Masker
 from wodmail.mail.listener import Listener
 from wodmail.mail.send import Sender
 from wodmail.mail.spool import Spool
-from wodmail.model import State
 from wodmail.outbox import Outbox
 from wodmail.playbooks import Playbooks
 from wodmail.registry.embedded import EmbeddedRegistry
@@ -50,6 +49,7 @@ CONTROL_EVERY = 1.0
 OUTBOX_EVERY = 2.0
 SWEEP_EVERY = 3600.0
 DAY = 86400.0
+UNWIND = 10.0  # seconds for threads whose children were just ended
 
 
 def build_services(settings: Settings, masker: Masker, config_file: Path | None = None) -> Services:
@@ -244,20 +244,24 @@ class Server:
         return True
 
     def _guarded(self, work: Callable[[], object]) -> None:
+        """A round of a loop that must not end before the server does."""
         try:
             work()
         except Temporary as error:
             log.warning("service-away", cause=error.operator)
+        except Exception:  # said in full, and tried again in the next round
+            log.exception("server-fault")
+            self._stopping.wait(1.0)
 
     def _control(self) -> None:
         """What other processes asked for: the end of jobs. What they retry is found by the engine's own looks."""
-        for job, at_work in requests.to_abort(self.services.store):
-            if at_work:
+        for job, begun in requests.to_abort(self.services.store):
+            if begun:
                 self.services.children.end_job(job)
             else:
-                self.runner.finish(job, State.ABORTED.value)
+                requests.abort_waiting(self.services, job)
                 self._due.set()
-                self.engine.kick()
+            self.engine.kick()
 
     def _mail_loop(self) -> None:
         while not self._stopping.is_set():
@@ -279,9 +283,9 @@ class Server:
             self.listener.stop_accepting()
         rested = self.engine.drain(self.settings.WODDRAIN)
         if not rested:
-            for job in self.engine.active:
-                self.services.children.end_job(job)
-            self.engine.drain(2.0)
+            ended = self.services.children.end_all()
+            log.warning("children-ended", processes=ended)
+            self.engine.drain(UNWIND)
         if self.listener is not None:
             self.listener.stop()
         self._mailer.join(timeout=5.0)

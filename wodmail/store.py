@@ -46,6 +46,7 @@ requests = sa.Table(
     sa.Column("reply_to", sa.Text, nullable=False, default=""),
     sa.Column("notes", sa.Text, nullable=False, default="{}"),
     sa.Column("round", sa.Integer, nullable=False, default=1),
+    sa.Column("automatic", sa.Boolean, nullable=False, default=False),
     sa.Column("received", sa.Text, nullable=False),
     sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("finished", sa.Text),
@@ -67,6 +68,7 @@ jobs = sa.Table(
     sa.Column("workshop", sa.Text, nullable=False),
     sa.Column("participant", sa.Integer, nullable=False, default=0),
     sa.Column("email", sa.Text),
+    sa.Column("follows", sa.Integer, index=True),
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("enqueued", sa.Boolean, nullable=False, default=False),
@@ -121,7 +123,7 @@ mails = sa.Table(
     sa.Column("next_try", sa.Float, nullable=False, default=0.0),
     sa.Column("sent_at", sa.Float),
     sa.Column("error", sa.Text, nullable=False, default=""),
-    sa.Column("job", sa.Integer),
+    sa.Column("job", sa.Integer, nullable=False, default=0),
     sa.UniqueConstraint("request", "kind", "round", "recipient", "job"),
     sa.Index("wod_mails_budget", "recipient", "sent_at"),
     sqlite_autoincrement=True,
@@ -251,7 +253,9 @@ class Store:
     def _trouble(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except DBAPIError as error:
+            if not (isinstance(error, OperationalError) or error.connection_invalidated):
+                raise
             raise Temporary(
                 "The backend's database can't be reached; nothing is lost, it is tried again.",
                 f"database {sa.make_url(self.url).render_as_string(hide_password=True)}: {error.orig}",
@@ -402,6 +406,3 @@ def open_readonly(settings: Settings) -> Store:
                 f"no table {requests.name} in {sa.make_url(store.url).render_as_string(hide_password=True)}",
             )
     return store
-
-
-__all__ = ["DBAPIError", "Store", "database_url", "iso", "open_readonly", "open_store"]

@@ -2,7 +2,8 @@
 
 Run as `python -m tests.e2e.crashserver serve POINT --config FILE`. POINT is `start:STEP` or `end:STEP` (before the step
 does anything; after it has done it and before that is recorded), `intake` (between the 250 and the request), `settle`
-(between the request and the move of its mail to cur/), or `reply` (between the hand-over of a mail and its record).
+(between the request and the move of its mail to cur/), `reply` (between the hand-over of a mail and its record),
+or `noted:STEP` (between our record of the step's end and the engine's).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from wodmail.config import load
 from wodmail.intake import Intake
+from wodmail.jobs.runner import Runner
+from wodmail.jobs.services import StepContext
 from wodmail.jobs.steps import STEPS
 from wodmail.logs import Masker, setup
 from wodmail.mail.send import Sender
@@ -53,6 +56,18 @@ def after(work: Callable[..., Any], mark: Path) -> Callable[..., Any]:
     return dying
 
 
+def after_step(work: Callable[..., Any], step: str, mark: Path) -> Callable[..., Any]:
+    """The function that records a step's end, followed by death when it is that step's."""
+
+    def dying(runner: Runner, context: StepContext, *args: Any) -> Any:
+        result = work(runner, context, *args)
+        if context.step.name == step:
+            die_once(mark)
+        return result
+
+    return dying
+
+
 def arm(point: str, mark: Path) -> None:
     """Put the charge where it belongs."""
     when, _, step = point.partition(":")
@@ -60,6 +75,8 @@ def arm(point: str, mark: Path) -> None:
         Intake._take_all = before(Intake._take_all, mark)  # type: ignore[method-assign]
     elif when == "settle":
         Spool.settle = before(Spool.settle, mark)  # type: ignore[method-assign]
+    elif when == "noted":
+        Runner._record_step = after_step(Runner._record_step, step, mark)  # type: ignore[method-assign]
     elif when == "reply":
         Sender.send = after(Sender.send, mark)  # type: ignore[method-assign]
     else:

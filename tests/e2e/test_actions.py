@@ -133,6 +133,39 @@ def test_cleanup_of_a_reset_workshop_is_followed_by_its_reset(site: Deployment) 
     assert not (site.home(36) / "mine").exists()
 
 
+def test_a_create_that_comes_during_a_cleanup_waits_for_its_reset_too(site: Deployment) -> None:
+    site.script("cleanup-WKSHP-Again.sh", f"while [ -e {site.folder}/hold-$stdid ]; do sleep 0.05; done\n")
+    assert site.one("CREATE 37 0", "WKSHP-Again")["state"] == "done"
+    (site.folder / "hold-37").touch()
+    before = len(site.requests())
+    site.mail("CLEANUP 37 0", "WKSHP-Again")
+    wait_until(lambda: site.requests()[-2]["state"] == "running", what="the CLEANUP")
+    site.mail("CREATE 37 0", "WKSHP-Again")
+    wait_until(lambda: len(site.requests()) == before + 3, what="the CREATE")
+    (site.folder / "hold-37").unlink()
+    rows = site.ended(before + 3)[-3:]
+    assert [(row["action"], row["state"]) for row in rows] == [
+        *(("CLEANUP", "done"), ("RESET", "done"), ("CREATE", "done"))
+    ]
+    ended = [row["finished"] for row in rows]
+    assert ended == sorted(ended)
+    assert (site.home(37) / "WKSHP-Again").is_dir(), "the participant's workshop is there"
+
+
+def test_a_repeated_cleanup_is_a_duplicate_though_its_reset_waits(site: Deployment) -> None:
+    site.one("CREATE 38 0", "WKSHP-Again")
+    (site.folder / "hold-38").touch()
+    before = len(site.requests())
+    site.mail("CLEANUP 38 0", "WKSHP-Again")
+    site.mail("CLEANUP 38 0", "WKSHP-Again")
+    wait_until(lambda: len(site.requests()) == before + 3, what="both mails")
+    (site.folder / "hold-38").unlink()
+    rows = site.ended(before + 3)[-3:]
+    assert [(row["action"], row["state"]) for row in rows] == [
+        *(("CLEANUP", "done"), ("RESET", "done"), ("CLEANUP", "duplicate"))
+    ]
+
+
 def test_purge_ignores_the_workshop(site: Deployment) -> None:
     site.one("CREATE 41 0")
     row = site.one("PURGE 41 0", "VOID")

@@ -89,6 +89,12 @@ def test_kill_between_a_step_and_its_record(site: Deployment, step: str) -> None
     assert site.subjects() == ["Re: CREATE 7 0: done"]
 
 
+def test_kill_between_our_record_of_a_step_and_the_engines(site: Deployment) -> None:
+    row = killed_and_restarted(site, "noted:create-script")
+    assert row["state"] == "done"
+    assert runs(site, "create", 7) == ["run 1"], "a step that is recorded as done ran again"
+
+
 def test_kill_between_the_250_and_intake(site: Deployment) -> None:
     row = killed_and_restarted(site, "intake")
     assert row["state"] == "done"

@@ -206,3 +206,24 @@ def test_kill_with_nothing_at_work_harms_nothing(site: Deployment) -> None:
     process.wait()
     site.start()
     assert site.one("CREATE 7 0")["state"] == "done"
+
+
+def test_sigterm_ends_a_copy_of_several_students(site: Deployment) -> None:
+    private = site.folder / "private"
+    (private / "ansible").mkdir(parents=True)
+    (private / "ansible" / "pre_templating.yml").write_text(
+        "- name: Take long\n  ansible.builtin.command: sleep 677\n", encoding="utf-8"
+    )
+    values = yaml.safe_load(site.file.read_text())
+    site.file.write_text(yaml.safe_dump({**values, "WODDRAIN": 1, "WODPRIVDIR": str(private)}))
+    process = site.start()
+    for student in (7, 8, 9):
+        site.mail(f"CREATE {student} 0")
+    wait_until(lambda: b"sleep\x00677\x00" in b"".join(cmdlines()), what="the private task")
+    began = time.monotonic()
+    assert site.stop(process) == 0
+    assert time.monotonic() - began < 20
+    assert b"sleep\x00677\x00" not in b"".join(cmdlines())
+    (private / "ansible" / "pre_templating.yml").unlink()
+    site.start()
+    assert [row["state"] for row in site.ended(3)] == ["done"] * 3

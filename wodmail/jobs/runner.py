@@ -19,7 +19,7 @@ from wodmail.errors import Refused, Temporary, WodmailError
 from wodmail.jobs.plan import PlannedStep, named, plan
 from wodmail.jobs.services import Services, StepContext
 from wodmail.jobs.steps import STEPS
-from wodmail.model import JobSpec, State, StepResult
+from wodmail.model import FINISHED, JobSpec, State, StepResult
 from wodmail.store import iso, jobs, steps
 from wodmail.store import requests as request_table
 
@@ -49,9 +49,10 @@ def outcome_of(error: WodmailError) -> StepResult:
 
 
 _NUMBER, _NAMED = sa.bindparam("number", type_=sa.Integer), sa.bindparam("named", type_=sa.Text)
+_OVER = frozenset({State.DONE.value, State.SKIPPED.value, State.FAILED.value})
 # Built once: they run twice a step, and building a statement costs more than running it.
 _JOB = sa.select(jobs).where(jobs.c.id == _NUMBER)
-_STEPS_OF = sa.select(steps.c.name, steps.c.runs, steps.c.result).where(steps.c.job == _NUMBER)
+_STEPS_OF = sa.select(steps.c.name, steps.c.state, steps.c.runs, steps.c.result).where(steps.c.job == _NUMBER)
 _STEP_BEGINS = (
     steps.update()
     .where(steps.c.job == _NUMBER, steps.c.name == _NAMED)
@@ -97,6 +98,8 @@ class Runner:
     def begin(self, job: int) -> list[EngineStep]:
         """See `engine.Work.begin`."""
         row = self._job(job)
+        if row["state"] in FINISHED:  # ended between hand-over and now
+            return []
         spec = requests.spec_of(row)
         planned = plan(spec, self._workshop(spec))
         finished = self._record_plan(job, planned)
@@ -114,7 +117,6 @@ class Runner:
 
     def _record_plan(self, job: int, planned: list[PlannedStep]) -> set[str]:
         """Write the steps down as waiting; returns those that an earlier segment has finished."""
-        kept = {State.DONE.value, State.SKIPPED.value, State.FAILED.value}
         with self.services.store.progress() as connection:
             known = {
                 row.name: row
@@ -127,14 +129,15 @@ class Runner:
             ]
             if fresh:
                 connection.execute(steps.insert(), fresh)
-        return {name for name, row in known.items() if row.state in kept}
+        return {name for name, row in known.items() if row.state in _OVER}
 
     def _mark_running(self, row: dict[str, Any]) -> None:
         values: dict[str, Any] = {"state": State.RUNNING.value, "parked_until": None, "drained": False}
         if row["started"] is None:
             values["started"] = iso()
         with self.services.store.transaction() as connection:
-            connection.execute(jobs.update().where(jobs.c.id == row["id"]).values(**values))
+            unfinished = jobs.c.state.not_in(sorted(FINISHED))
+            connection.execute(jobs.update().where(jobs.c.id == row["id"], unfinished).values(**values))
             connection.execute(
                 request_table.update()
                 .where(request_table.c.id == row["request"], request_table.c.state == State.WAITING.value)
@@ -144,8 +147,8 @@ class Runner:
     def step(self, job: int, name: str) -> StepOutcome:
         """See `engine.Work.step`."""
         row, runs, data = self._mark_step_running(job, name)
-        if not runs:
-            return StepOutcome(state=State.ABORTED.value, again_in=0.0)
+        if isinstance(runs, State):
+            return StepOutcome(state=runs.value, again_in=0.0)
         spec = requests.spec_of(row, runs=runs)
         context = StepContext(self.services, spec, named(name, spec.students[0]), row["waiting_since"], data)
         started = time.monotonic()
@@ -186,30 +189,30 @@ class Runner:
 
     # -- recording --------------------------------------------------------------------------------------------
 
-    def _mark_step_running(self, job: int, name: str) -> tuple[dict[str, Any], int, dict[str, object]]:
+    def _mark_step_running(self, job: int, name: str) -> tuple[dict[str, Any], int | State, dict[str, object]]:
         """Record that a step begins.
 
         Returns:
-            The job's row; the step's runs, 0 when the job is to be aborted; what earlier steps left for it.
+            The job's row; how often the step was begun, or its state when it must not run: the job is to be aborted,
+            or we died between our record of the step's end and DBOS's; and what earlier steps left for it.
         """
         with self.services.store.progress() as connection:
             row = dict(connection.execute(_JOB, {"number": job}).mappings().one())
             if row["abort"] and not named(name, 0).always:
-                return row, 0, {}
+                return row, State.ABORTED, {}
             runs, data = 1, dict[str, object]()
             for step in connection.execute(_STEPS_OF, {"number": job}):
                 data |= json.loads(step.result).get("data", {})
+                if step.name == name and step.state in _OVER:
+                    return row, State(step.state), {}
                 runs = step.runs + 1 if step.name == name else runs
             connection.execute(_STEP_BEGINS, {"number": job, "named": name, "now": time.time(), "nth": runs})
         return row, runs, data
 
     def _record_step(self, context: StepContext, result: StepResult, seconds: float) -> None:
         job, name = context.spec.job, context.step.name
-        mask = self.services.masker.mask
         kept = {key: value for key, value in asdict(result).items() if key not in ("state", "again_in") and value}
-        for key in ("error", "cause", "output", "note"):
-            if key in kept:
-                kept[key] = mask(kept[key])
+        kept = self.services.masker.mask_value(kept)
         with self.services.store.progress() as connection:
             ended = {"to": result.state.value, "took": seconds, "left": json.dumps(kept)}
             connection.execute(_STEP_ENDS, {"number": job, "named": name, **ended})
