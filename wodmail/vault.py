@@ -14,6 +14,7 @@ import secrets
 from binascii import hexlify
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from wodmail.errors import Failed
 from wodmail.schema import Settings
@@ -24,15 +25,35 @@ WIDTH = 80
 
 
 def pass_file(settings: Settings, challenge: str, student: int) -> Path:
-    """Where a student's variable file belongs.
+    """Where a student's variable file for one workshop belongs.
 
     Args:
         settings: the configuration; without a private Ansible folder the file lives below WODSTATEDIR.
-        challenge: the workshop as mailed, WKSHP-Name or CHLG-Name.
+        challenge: the workshop as mailed, WKSHP-Name or CHLG-Name. PURGE takes any word: what no workshop's name holds,
+            "/" above all, is written as in URLs (%2F), so that the file never leaves the folder.
         student: the student's number.
     """
-    above = settings.WODANSIBLEPRIVDIR or settings.WODSTATEDIR / "variables"
-    return above / settings.WODGROUP / "pass" / f"variables_{challenge}_{student}.yml"
+    return _folder(settings) / f"variables_{quote(challenge, safe='')}_{student}.yml"
+
+
+def pass_files(settings: Settings, student: int) -> list[Path]:
+    """The variable files there are of one student, whatever their workshops, in alphabetical order.
+
+    Args:
+        settings: the configuration, see `pass_file`.
+        student: the student's number.
+
+    Raises:
+        Failed: the folder can't be read.
+    """
+    folder, end = _folder(settings), f"_{student}.yml"
+    try:
+        files = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Failed("the folder of the variable files can't be read", str(error)) from error
+    return [file for file in files if file.name.startswith("variables_") and file.name.endswith(end)]
 
 
 def password(settings: Settings) -> str:
@@ -108,6 +129,11 @@ def encrypted(data: bytes, secret: str) -> bytes:
     body = hexlify(b"\n".join((hexlify(salt), signature, hexlify(hidden))))
     lines = [HEADER, *(body[start : start + WIDTH] for start in range(0, len(body), WIDTH))]
     return b"\n".join(lines) + b"\n"
+
+
+def _folder(settings: Settings) -> Path:
+    above = settings.WODANSIBLEPRIVDIR or settings.WODSTATEDIR / "variables"
+    return above / settings.WODGROUP / "pass"
 
 
 def _key_file(settings: Settings) -> Path:

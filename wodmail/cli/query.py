@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from wodmail import students
-from wodmail.catalog import Catalog, Workshop
+from wodmail.catalog import Catalog, Workshop, folder_name
 from wodmail.config import load
 from wodmail.directory import Directory, NoDirectory
 from wodmail.errors import Failed, Temporary
@@ -194,11 +194,16 @@ def directory_password(backend: Backend, student: int) -> None:
 @click.argument("name")
 @click.pass_obj
 def variable_password(backend: Backend, student: int, name: str) -> None:
-    """Write PASSSTU into a student's vaulted variable file; the password is read from standard input."""
+    """Write PASSSTU into a student's vaulted variable file; the password is read from standard input.
+
+    NAME is the workshop as mailed, WKSHP-Name or CHLG-Name.
+    """
     from wodmail import vault
 
     settings = backend.settings
     base.check_number(settings, student)
+    if folder_name(name) is None:
+        raise Failed(f"{name!r} is no workshop; write WKSHP-Name or CHLG-Name")
     vault.write(vault.pass_file(settings, name, student), {"PASSSTU": _password()}, vault.password(settings))
 
 
