@@ -225,7 +225,7 @@ class Intake:
                 reply_kind="refusal",
                 **base,
             )
-            return Judged(refused, verdict)
+            return Judged(refused, verdict, trusted=not unproved)
         return Judged(self._request(understood, reply_to, base), verdict)
 
     def _may_command(self, mail: StoredMail) -> None:
@@ -237,7 +237,7 @@ class Intake:
             piped=mail.door == "pipe",
         )
         if NO_TEXT in mail.sender:  # also where everybody may command
-            raise Refused("This sender may not send commands here.", f"envelope sender {mail.sender!r} is no UTF-8")
+            raise Refused("This sender may not send commands here.", f"envelope sender {mail.sender!r} is no text")
 
     def _command(self, subject: str) -> tuple[Command, str]:
         parsed = commands.parse(subject, limits=self._limits)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +13,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import structlog
 import yaml
 
 from tests import databases
 from wodmail.catalog import Catalog
+from wodmail.errors import Failed, Temporary
 from wodmail.intake import Intake
 from wodmail.mail import command as commands
-from wodmail.mail import trust
+from wodmail.mail import message as messages
+from wodmail.mail import pipe, trust
 from wodmail.mail.grammar import Broken, Limits
 from wodmail.mail.spool import Spool
 from wodmail.model import State
@@ -25,6 +31,7 @@ from wodmail.schema import Settings
 from wodmail.store import Store, jobs, lanes, mails, requests
 
 SENDER = "wodadmin@localhost"
+MAIL = b"Subject: CREATE %b 0\n%b\nWKSHP-Test\n"
 KEY = b"0123456789abcdef0123456789abcdef"
 
 
@@ -36,9 +43,8 @@ class Desk:
         for name in ("WKSHP-Test", "WKSHP-Other"):
             (notebooks / name).mkdir(parents=True)
             (notebooks / name / "wod.yml").write_text(yaml.safe_dump({"name": name, "range": [1, 50], "capacity": 50}))
-        self.settings = Settings(
-            WODSANDBOX=True, WODSTATEDIR=folder / "state", WODNOBO=notebooks, WODSENDER=SENDER, **extra
-        )
+        values = {"WODSANDBOX": True, "WODSTATEDIR": folder / "state", "WODNOBO": notebooks, "WODSENDER": SENDER}
+        self.settings = Settings(**{**values, **extra})
         self.registry = EmbeddedRegistry(self.settings, Catalog(notebooks))
         self.spool = Spool(folder / "state" / "spool")
         self.store = Store(url.replace("postgresql://", "postgresql+psycopg://"), "here")
@@ -57,9 +63,17 @@ class Desk:
         head = "".join(f"{name.replace('_', '-')}: {value}\n" for name, value in headers.items())
         raw = f"Subject: {subject}\n{head}\n{body}\n".encode()
         key = self.spool.store(raw, peer="127.0.0.1", sender=sender, door="listener")
-        number = self.intake.take(key)
-        assert number is not None
-        return self.store.describe([number])[0]
+        assert self.intake.run() == 1
+        return self.request(key)
+
+    def request(self, key: str) -> dict[str, Any]:
+        """The one request of a mail."""
+        (row,) = self.store.rows(sa.select(requests.c.id).where(requests.c.spool_key == key))
+        return self.store.describe([row["id"]])[0]
+
+    def pipe(self, raw: bytes) -> str:
+        """Store a mail as procmail does; returns its key."""
+        return pipe.store(str(self.spool.folder), raw, SENDER)
 
     def ended(self, number: int, state: State = State.DONE, ago: float = 0.0) -> None:
         """Say that a request has ended."""
@@ -96,10 +110,10 @@ def test_a_mail_becomes_a_request_with_a_job_a_student(desk: Desk) -> None:
 def test_the_same_spool_file_again_changes_nothing(desk: Desk, tmp_path: Path) -> None:
     raw = b"Subject: CREATE 7 0\n\nWKSHP-Test\n"
     key = desk.spool.store(raw, peer="127.0.0.1", sender=SENDER, door="listener")
-    assert desk.intake.take(key) is not None
+    assert desk.intake.run() == 1
     (settled,) = (tmp_path / "state" / "spool" / "cur").iterdir()
     settled.rename(tmp_path / "state" / "spool" / "new" / key)
-    assert desk.intake.take(key) is None
+    assert desk.intake.run() == 1
     assert len(desk.store.recent(0)) == 1
     assert desk.spool.new() == []
 
@@ -142,6 +156,162 @@ def test_the_same_message_id_is_a_duplicate_whatever_became_of_the_first(desk: D
     assert first["state"] == "refused"
     assert desk.take("CREATE 7 0", Message_ID="<one@x>")["state"] == "duplicate"
     assert desk.take("CREATE 7 0", Message_ID="<one@x>", sender="wodadmin@other.example")["state"] == "refused"
+
+
+def test_a_refused_mail_again_is_a_duplicate(desk: Desk) -> None:
+    first = desk.take("CREATE 700000 0", Message_ID="<one@x>")
+    again = desk.take("CREATE 700000 0", Message_ID="<one@x>")
+    assert (first["state"], again["state"]) == ("refused", "duplicate")
+    assert again["reason"] == f"already in hand as request {first['id']}"
+    assert again["notes"]["first"] == first["id"]
+    assert [kind for _, kind, _ in desk.due()] == ["refusal", "duplicate"]
+
+
+def test_who_may_not_command_is_not_told_of_duplicates(desk: Desk) -> None:
+    rows = [desk.take("CREATE 700000 0", Message_ID="<one@x>", sender="mallory@example.org") for _ in range(2)]
+    assert [row["state"] for row in rows] == ["refused", "refused"]
+    assert desk.due() == []
+
+
+def test_events_tell_what_became_of_each_mail(desk: Desk) -> None:
+    with structlog.testing.capture_logs() as logged:
+        numbers = [desk.take(subject)["id"] for subject in ("CREATE 7 0", "CREATE 7 0", "CREATE 700000 0")]
+    told = [found for found in logged if found["event"].startswith("request-")]
+    assert [(found["event"], found["request"], found["subject"]) for found in told] == [
+        ("request-accepted", numbers[0], "CREATE 7 0"),
+        ("request-duplicate", numbers[1], "CREATE 7 0"),
+        ("request-refused", numbers[2], "CREATE 700000 0"),
+    ]
+    assert told[1]["reason"] == f"already in hand as request {numbers[0]}"
+    assert "700000" in told[2]["reason"]
+
+
+# -- what is wrong with one mail does not hold up the others ------------------------------------------------------
+
+
+def test_a_mail_that_vanishes_after_it_was_listed_is_skipped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = desk.pipe(MAIL % (b"6", b""))
+    kept = desk.pipe(MAIL % (b"7", b""))
+    keys = desk.spool.new()
+    (desk.spool.folder / "new" / gone).unlink()
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logged:
+        patch.setattr(desk.spool, "new", lambda: keys)
+        desk.intake.run()
+    assert desk.request(kept)["state"] == "waiting"
+    assert [found["event"] for found in logged] == ["request-accepted"]
+    assert desk.intake.run() == 0
+
+
+def test_a_mail_taken_back_while_it_is_taken_in_holds_up_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [desk.pipe(MAIL % (b"6", b"")), desk.pipe(MAIL % (b"7", b""))]
+    settle = desk.spool.settle
+
+    def taken_back(key: str) -> None:
+        if key == keys[0]:
+            (desk.spool.folder / "new" / key).unlink()
+        settle(key)
+
+    monkeypatch.setattr(desk.spool, "settle", taken_back)
+    desk.intake.run()
+    assert [desk.request(key)["state"] for key in keys] == ["waiting", "waiting"]
+    assert desk.spool.new() == []
+
+
+def test_what_is_no_mail_is_set_aside_once(desk: Desk) -> None:
+    new = desk.spool.folder / "new"
+    (new / "1.directory").mkdir()
+    (new / "2.link").symlink_to("nowhere")
+    os.mkfifo(new / "3.fifo")
+    (new / os.fsdecode(b"4.\xff")).write_bytes(b"Subject: PING\n\n")
+    key = desk.pipe(MAIL % (b"7", b""))
+    with structlog.testing.capture_logs() as logged:
+        desk.intake.run()
+        assert desk.intake.run() == 0
+    assert desk.request(key)["state"] == "waiting"
+    aside = [found["key"] for found in logged if found["event"] == "mail-set-aside"]
+    assert aside == ["1.directory", "2.link", "3.fifo", "4.\\udcff"]
+    assert {found["event"] for found in logged} == {"mail-set-aside", "request-accepted"}
+    assert desk.intake.waiting() == []
+    assert len(desk.spool.new()) == 4
+
+
+def test_a_name_that_was_set_aside_counts_again_when_it_is_replaced(desk: Desk) -> None:
+    place = desk.spool.folder / "new" / "1.odd"
+    place.mkdir()
+    desk.intake.run()
+    place.rmdir()
+    assert desk.intake.waiting() == []
+    place.write_bytes(MAIL % (b"7", b""))
+    assert desk.intake.run() == 1
+    assert desk.request("1.odd")["state"] == "refused"
+
+
+def test_trouble_of_the_disk_leaves_all_mails_where_they_are(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = desk.pipe(MAIL % (b"7", b""))
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wodmail.mail.spool.os.open", fail)
+        with pytest.raises(Temporary):
+            desk.intake.run()
+    assert desk.intake.run() == 1
+    assert desk.request(key)["state"] == "waiting"
+
+
+def test_a_fault_with_one_mail_sets_that_one_aside(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [desk.pipe(MAIL % (student, b"")) for student in (b"6", b"7", b"8")]
+    read = messages.read
+
+    def fault(raw: bytes) -> messages.Message:
+        if b"CREATE 7" in raw:
+            raise Failed("a fault", "of which nobody has thought")
+        return read(raw)
+
+    monkeypatch.setattr(messages, "read", fault)
+    assert desk.intake.run() == 3
+    assert [desk.request(key)["state"] for key in (keys[0], keys[2])] == ["waiting", "waiting"]
+    assert desk.spool.new() == [keys[1]]
+    assert desk.intake.run() == 0
+
+
+def test_a_sender_that_is_no_text_is_refused(desk: Desk) -> None:
+    broken = desk.pipe(b"From wod\xff@x  Fri Mar  3 09:08:35 2023\n" + MAIL % (b"6", b""))
+    key = desk.pipe(MAIL % (b"7", b""))
+    with structlog.testing.capture_logs() as logged:
+        desk.intake.run()
+    row = desk.request(broken)
+    assert (row["state"], row["sender"], row["jobs"]) == ("refused", "wod\ufffd@x", [])
+    assert desk.request(key)["state"] == "waiting"
+    assert "intake-fault" not in {found["event"] for found in logged}
+    assert desk.spool.new() == []
+
+
+def test_a_sender_with_a_nul_is_refused(desk: Desk) -> None:
+    head = b"X-WOD-Peer: \nX-WOD-Sender: wod\0@x\nX-WOD-Auth: no\nX-WOD-Door: pipe\nX-WOD-Stored: 5.5\n"
+    (desk.spool.folder / "new" / "1.odd").write_bytes(head + MAIL % (b"7", b""))
+    desk.intake.run()
+    assert desk.request("1.odd")["sender"] == "wod\ufffd@x"
+
+
+def test_where_everybody_may_command_a_sender_must_be_text(tmp_path: Path) -> None:
+    desk = Desk(f"sqlite:///{tmp_path / 'x.sqlite'}", tmp_path, WODSENDER="")
+    key = desk.pipe(b"From wod\xff@x  Fri Mar  3 09:08:35 2023\n" + MAIL % (b"6", b""))
+    desk.intake.run()
+    assert desk.request(key)["state"] == "refused"
+
+
+def test_a_sender_and_a_message_id_too_long_for_an_index(desk: Desk) -> None:
+    # letters without a pattern, because PostgreSQL compresses what it indexes
+    long = "".join(chr(0x4E00 + 64 * byte) for byte in hashlib.shake_256(b"").digest(990)).encode()
+    from_line = b"From %b  Fri Mar  3 09:08:35 2023\n" % (long * 3)
+    mails = [from_line + MAIL % (b"6", b""), from_line + MAIL % (b"6", b"Message-ID: <" + long + b">\n")]
+    keys = [desk.pipe(mail) for mail in mails]
+    desk.intake.run()
+    assert [desk.request(key)["state"] for key in keys] == ["refused", "refused"]
+    row = desk.take("CREATE 7 0", Message_ID=f"<{long.decode()}>")
+    assert row["state"] == "waiting"
 
 
 def test_a_mail_of_a_program_is_worked_on_and_not_answered(desk: Desk) -> None:
@@ -214,11 +384,11 @@ def signed(tmp_path: Path) -> Desk:
     )
 
 
-def signature(desk: Desk, subject: str, nonce: str, age: float = 0.0) -> str:
+def signature(desk: Desk, subject: str, nonce: str, age: float = 0.0, workshop: str = "WKSHP-Test") -> str:
     """What a client would put into X-WOD-Signature."""
     parsed = commands.parse(subject, limits=Limits.of(desk.settings))
     assert not isinstance(parsed, Broken)
-    return trust.sign(KEY, "here", parsed, "WKSHP-Test", int(time.time() - age), nonce)
+    return trust.sign(KEY, "here", parsed, workshop, int(time.time() - age), nonce)
 
 
 _numbers = itertools.count()
@@ -246,6 +416,22 @@ def test_a_replay_is_a_duplicate_and_a_tampered_one_is_refused(signed: Desk) -> 
     assert (again["state"], again["notes"]["first"]) == ("duplicate", first["id"])
     other = signed.take("CLEANUP 7 0", X_WOD_Signature=signature(signed, "CLEANUP 7 0", word))
     assert (other["state"], other["jobs"]) == ("refused", [])
+
+
+def test_a_signed_mail_that_is_refused_is_answered_and_its_nonce_remembered(signed: Desk) -> None:
+    word, subject = nonce(), "CREATE 7 0"
+    header = signature(signed, subject, word, workshop="WKSHP-Later")
+    first = signed.take(subject, "WKSHP-Later", X_WOD_Signature=header)
+    assert first["state"] == "refused"
+    assert signed.due() == [(first["id"], "refusal", SENDER)]
+    again = signed.take(subject, "WKSHP-Later", X_WOD_Signature=header)
+    assert (again["state"], again["notes"]["first"]) == ("duplicate", first["id"])
+
+
+def test_an_unsigned_mail_again_gets_no_answer(signed: Desk) -> None:
+    rows = [signed.take("FROBNICATE 8 0", Message_ID="<one@x>") for _ in range(2)]
+    assert [row["state"] for row in rows] == ["refused", "refused"]
+    assert signed.due() == []
 
 
 def test_an_old_signature_is_refused(signed: Desk) -> None:

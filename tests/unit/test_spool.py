@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from wodmail.errors import Failed, Temporary
 from wodmail.mail import pipe
-from wodmail.mail.spool import FolderSync, Spool
+from wodmail.mail.spool import FolderSync, MailGone, MailUnreadable, Spool
 
 MAIL = b"Subject: CREATE 12 0\n\nWKSHP-Demo101\n"
 
@@ -83,11 +85,113 @@ def test_settled_mails_are_not_new_but_can_be_read(spool: Spool) -> None:
     assert (spool.folder / "cur" / f"{first}:2,S").exists()
 
 
-def test_unknown_keys_fail(spool: Spool) -> None:
-    with pytest.raises(Failed):
-        spool.read("1.nothing")
+def test_a_mail_that_its_door_took_back_is_gone(spool: Spool) -> None:
+    key = put(spool)
+    (spool.folder / "new" / key).unlink()
+    with pytest.raises(MailGone):
+        spool.read(key)
+    spool.settle(key)
+    assert list((spool.folder / "cur").iterdir()) == []
+
+
+def test_a_mail_that_can_not_be_moved_is_not_settled(spool: Spool) -> None:
+    key = put(spool)
+    (spool.folder / "cur").rmdir()
     with pytest.raises(Temporary):
-        spool.settle("1.nothing")
+        spool.settle(key)
+    (spool.folder / "new" / key).unlink()
+    with pytest.raises(Temporary):
+        spool.settle(key)
+
+
+def no_mail(place: Path, what: str) -> None:
+    """Put something that is no mail into a spool's new/."""
+    match what:
+        case "directory":
+            place.mkdir()
+        case "dangling link":
+            place.symlink_to("nowhere")
+        case "link to a file":
+            place.symlink_to("/etc/hostname")
+        case "link to itself":
+            place.symlink_to(place.name)
+        case "fifo":
+            os.mkfifo(place)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as door:
+                door.bind(str(place))
+
+
+@pytest.mark.parametrize("what", ["directory", "dangling link", "link to a file", "link to itself", "fifo", "socket"])
+def test_what_is_no_regular_file_is_no_mail(spool: Spool, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.chdir(spool.folder / "new")  # the path of a socket must be short
+    no_mail(Path("1.odd"), what)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(MailUnreadable, match="can't be read") as caught:
+        spool.read("1.odd")
+    assert "1.odd" in caught.value.operator
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_name_that_is_no_text_is_no_mail(spool: Spool) -> None:
+    (spool.folder / "new" / os.fsdecode(b"1.\xff")).write_bytes(MAIL)
+    (key,) = spool.new()
+    with pytest.raises(MailUnreadable) as caught:
+        spool.read(key)
+    assert caught.value.operator.isascii()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE])
+def test_trouble_of_the_disk_or_of_ours_is_temporary(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    key = put(spool)
+    with monkeypatch.context() as patch:
+        patch.setattr("wodmail.mail.spool.os.open", raising(number))
+        with pytest.raises(Temporary):
+            spool.read(key)
+    assert spool.read(key).raw == MAIL
+
+
+def raising(number: int) -> Callable[..., int]:
+    """An os function that fails."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_file_closed_to_us_concerns_itself_and_a_closed_folder_all(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = put(spool)
+    monkeypatch.setattr("wodmail.mail.spool.os.open", raising(errno.EACCES))
+    with pytest.raises(MailUnreadable):
+        spool.read(key)
+    monkeypatch.setattr("wodmail.mail.spool.Path.stat", raising(errno.EACCES))
+    with pytest.raises(Temporary):
+        spool.read(key)
+
+
+@pytest.mark.parametrize("sender", [b"a\xff@b.test", b"a\0@b.test", b"\xed\xa0\x80@b.test", "ä".encode() * 4000])
+def test_metadata_is_text_that_every_database_takes(spool: Spool, sender: bytes) -> None:
+    head = b"X-WOD-Peer: 10.0.0.\xff\nX-WOD-Sender: %b\nX-WOD-Auth: no\nX-WOD-Door: pipe\nX-WOD-Stored: 5.5\n" % sender
+    (spool.folder / "new" / "1.odd").write_bytes(head + MAIL)
+    mail = spool.read("1.odd")
+    assert (mail.raw, mail.door, mail.stored, mail.peer) == (MAIL, "pipe", 5.5, "10.0.0.\ufffd")
+    assert "\0" not in mail.sender
+    assert len(mail.sender.encode("utf-8")) <= 998
+    assert ("\ufffd" in mail.sender) == (len(sender) < 998)
+
+
+@pytest.mark.parametrize("stored", ["nan", "inf", "-1", "1e300", "soon", ""])
+def test_a_damaged_time_gives_way_to_that_of_the_file(spool: Spool, stored: str) -> None:
+    place = spool.folder / "new" / "1.odd"
+    head = f"X-WOD-Peer: \nX-WOD-Sender: a\nX-WOD-Auth: no\nX-WOD-Door: pipe\nX-WOD-Stored: {stored}\n"
+    place.write_bytes(head.encode() + MAIL)
+    os.utime(place, (7, 7))
+    assert spool.read("1.odd").stored == 7
 
 
 def test_purge_takes_old_settled_mails_alone(spool: Spool) -> None:
@@ -99,6 +203,9 @@ def test_purge_takes_old_settled_mails_alone(spool: Spool) -> None:
     stale = spool.folder / "tmp" / "crashed"
     stale.write_bytes(b"half")
     os.utime(stale, (1, 1))
+    odd = spool.folder / "cur" / "odd"
+    odd.mkdir()
+    os.utime(odd, (1, 1))
     assert spool.purge(3600) == 1
     assert spool.new() == [unsettled]
     assert spool.read(young).raw == MAIL

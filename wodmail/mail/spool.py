@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import time
 import weakref
@@ -15,6 +17,20 @@ from wodmail.mail import pipe
 
 _SEEN = ":2,S"  # Maildir wants an info part on files in cur/; S says that somebody has read it
 _STALE_TEMPORARY = 36 * 3600.0  # seconds, the Maildir rule for files left in tmp/ by a crash
+_LONGEST = 998  # bytes of a sender; RFC 5321 section 4.5.3.1.3 allows 256, and PostgreSQL indexes no more than 2704
+_LATEST = 1e11  # unix seconds, far beyond any mail and within what a date can hold
+# No link is followed out of the spool, and opening a FIFO doesn't wait for its writer.
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_OF_ONE_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG}
+_PERMISSION = {errno.EACCES, errno.EPERM}
+
+
+class MailGone(Failed):
+    """The mail is not in the spool, or no longer: a door takes back what it could not make durable."""
+
+
+class MailUnreadable(Failed):
+    """This file can't be read as a mail, however often it is tried; the others can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +41,8 @@ class StoredMail:
         key: its name in the spool; keys sort in the order of arrival.
         raw: the mail as sent, without our metadata; lines end as the door wrote them (the listener: LF).
         peer: IP address of the client, "" when it came through the pipe.
-        sender: envelope sender, "" for the null sender.
+        sender: envelope sender, "" for the null sender. Valid text of at most 998 bytes in UTF-8, as is the peer: bytes
+            that are no UTF-8, and NUL, which PostgreSQL does not take, have become U+FFFD.
         authenticated: whether the client had logged in with SMTP AUTH.
         door: "listener" or "pipe", "" for a file that no door has written.
         stored: when it was stored, unix seconds.
@@ -170,28 +187,35 @@ class Spool:
         """The mail with this key, taken in or not.
 
         Raises:
-            Failed: there is no such mail.
-            Temporary: it can't be read.
+            MailGone: there is no such mail.
+            MailUnreadable: what has this name is no regular file that we may read, or the name is no text.
+            Temporary: the folder or the disk has trouble, or we have run out of something.
         """
+        try:
+            key.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise _unreadable(key, "its name is no UTF-8") from error
         for path in (self.folder / "new" / key, self.folder / "cur" / (key + _SEEN)):
             try:
                 return self._stored_mail(key, path)
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if _concerns_it_alone(error, path.parent):
+                    raise _unreadable(key, error.strerror) from error
                 raise Temporary("a stored mail can't be read", f"spool: {error}") from error
-        raise Failed("this mail is no longer stored", f"spool {self._path}: no mail {key} in new/ or cur/")
+        raise MailGone("this mail is no longer stored", f"spool {self._path}: no mail {key} in new/ or cur/")
 
     def _stored_mail(self, key: str, path: Path) -> StoredMail:
-        content = path.read_bytes()
+        content, changed = _regular_file(key, path)
         values, raw = pipe.unframe(content)
         if not values:
-            return StoredMail(key, content, "", "", False, "", path.stat().st_mtime)
-        peer, sender, authenticated, door, stored = (values[name] for name in pipe.HEADERS)
-        return StoredMail(key, raw, peer, sender, authenticated == "yes", door, float(stored))
+            return StoredMail(key, content, "", "", False, "", changed)
+        peer, sender, authenticated, door, stored = (_text(values[name]) for name in pipe.HEADERS)
+        return StoredMail(key, raw, peer, sender, authenticated == "yes", door, _moment(stored, changed))
 
     def settle(self, key: str) -> None:
-        """Mark a mail as taken in: new/ → cur/. Does nothing when that has happened already.
+        """Mark a mail as taken in: new/ → cur/. Does nothing when it is no longer in new/.
 
         Not fsynced: a mail that a power cut puts back into new/ is known to intake by its key.
 
@@ -202,10 +226,9 @@ class Spool:
         try:
             try:
                 (self.folder / "new" / key).rename(target)
-            except FileNotFoundError:
-                if target.exists():
-                    return
-                raise
+            except FileNotFoundError:  # done before, or its door has taken it back; but cur/ may be missing, too
+                if os.path.lexists(self.folder / "new" / key) or not target.parent.is_dir():
+                    raise
         except OSError as error:
             raise Temporary("a stored mail can't be moved", f"spool {self._path}: {key}: {error}") from error
 
@@ -225,9 +248,53 @@ class Spool:
         return gone
 
 
+def _unreadable(key: str, why: str | None) -> MailUnreadable:
+    return MailUnreadable("a stored mail can't be read", f"spool: {key!r}: {why}")
+
+
+def _concerns_it_alone(error: OSError, folder: Path) -> bool:
+    """Whether the trouble is that of one file, so that the others of its folder can be read."""
+    if error.errno in _PERMISSION:
+        try:
+            (folder / "..").stat()
+        except OSError:  # the folder itself is closed to us
+            return False
+        return True
+    return error.errno in _OF_ONE_FILE
+
+
+def _regular_file(key: str, path: Path) -> tuple[bytes, float]:
+    """The content of a mail's file and when it was written, unix seconds."""
+    descriptor = os.open(path, _READING)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _unreadable(key, "it is no regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(), found.st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def _text(value: str) -> str:
+    """Metadata as every database takes it: no lone surrogates, no NUL, not too long."""
+    text = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")
+    return text.encode("utf-8")[:_LONGEST].decode("utf-8", "ignore")
+
+
+def _moment(text: str, otherwise: float) -> float:
+    """Unix seconds as a door writes them; of anything else in their place, the other moment."""
+    try:
+        moment = float(text)
+    except ValueError:
+        return otherwise
+    return moment if 0 <= moment < _LATEST else otherwise
+
+
 def _delete_older(path: Path, moment: float) -> bool:
     try:
-        if path.stat().st_mtime > moment:
+        found = path.lstat()
+        if found.st_mtime > moment or stat.S_ISDIR(found.st_mode):
             return False
         path.unlink()
     except FileNotFoundError:  # another process has deleted it
