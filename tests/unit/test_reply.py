@@ -191,16 +191,6 @@ def test_credentials_go_to_the_participant() -> None:
             reply.render_credentials(SETTINGS, replace(data, email=bad))
 
 
-def test_alarms_of_one_request_are_told_apart() -> None:
-    mails = [
-        reply.render_alarm(SETTINGS, DATA, key=key, what="the home of student 121 is not empty", lines=["Look at it."])
-        for key in ("home-121", "seat 121\r\n")
-    ]
-    assert mails[0]["Message-ID"] != mails[1]["Message-ID"]
-    assert mails[0]["To"] == "ops@example.org"
-    assert "Look at it." in text_of(mails[1])
-
-
 def test_what_we_send_is_never_answered_by_us() -> None:
     for mail in (reply.render_result(SETTINGS, DATA), reply.render_ping(SETTINGS, DATA, {})):
         assert not reply.should_reply(message.read(mail.as_bytes()), "person@example.org")

@@ -38,7 +38,6 @@ __all__ = [
     "ReplyData",
     "StepReport",
     "no_reply_reason",
-    "render_alarm",
     "render_budget_notice",
     "render_credentials",
     "render_duplicate",
@@ -140,28 +139,6 @@ def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessag
         text=_render("credentials", data=data),
         identity=message_id(settings, data.request, kind, data.received, data.turn),
         at=data.at,
-        automatic="auto-generated",
-    )
-
-
-def render_alarm(settings: Settings, data: ReplyData, *, key: str, what: str, lines: Sequence[str]) -> EmailMessage:
-    """A mail to WODMONITOR about something that an operator must look at.
-
-    Args:
-        settings: see `render_result`; WODMONITOR is the recipient.
-        data: the request that it is about.
-        key: one word that tells the alarms of one request apart, e.g. `seat-121`.
-        what: the subject.
-        lines: what happened and what to do next.
-    """
-    safe_key = "".join(char if char.isascii() and char.isalnum() else "-" for char in key)[:40]
-    return letter(
-        settings,
-        to=settings.WODMONITOR,
-        subject=f"wodmail {settings.WODBEFQDN}: {what}",
-        text=_render("alarm", data=data, what=what, lines=lines),
-        identity=message_id(settings, data.request, f"alarm-{safe_key}", data.received, data.turn),
-        at=data.finished or data.received,
         automatic="auto-generated",
     )
 
