@@ -17,7 +17,7 @@ import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TextIO
 
@@ -284,19 +284,3 @@ def _route(handler: logging.Handler, level: str) -> None:
         logger.setLevel(lowest)
         logger.handlers = [handler] if name == "dbos" else []
         logger.propagate = name != "dbos"
-
-
-def get(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module.
-
-    Args:
-        name: the module's name, e.g. `wodmail.intake`.
-    """
-    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
-    return logger
-
-
-def bound(**values: object) -> AbstractContextManager[None]:
-    """Add these pairs to every event of this thread or task within the block, e.g. request, student and action."""
-    context: AbstractContextManager[None] = structlog.contextvars.bound_contextvars(**values)
-    return context
