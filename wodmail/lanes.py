@@ -44,7 +44,7 @@ def _query() -> sa.Select[Any]:
     )
 
 
-_STARTABLE = _query()  # built once: it is asked twice a second, and building it costs more than asking it
+_STARTABLE = _query()  # built once: it is asked often, and building it costs more than asking it
 
 
 def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:

@@ -134,6 +134,8 @@ def _show(row: dict[str, Any]) -> None:
 def retry(file: Path | None, as_json: bool, force: bool, number: int) -> None:
     """Let the failed, aborted and shelved jobs of a request run again.
 
+    Refused when a student of such a job has a newer request, unless --force is given.
+
     Example: wodmail retry 57
     """
     again = requests_.retry(_open(file), number, force=force)
@@ -145,7 +147,9 @@ def retry(file: Path | None, as_json: bool, force: bool, number: int) -> None:
 @json_option
 @number_argument
 def abort(file: Path | None, as_json: bool, number: int) -> None:
-    """End a request's unfinished jobs: those that wait at once, those at work after the step they are at.
+    """End a request's unfinished jobs: those that wait at once, those at work as soon as their children are ended.
+
+    What always runs at a job's end still runs: forgetting variables, the trace.
 
     Example: wodmail abort 57
     """
