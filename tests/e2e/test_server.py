@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.e2e.harness import ROOT, SENDER, Deployment
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 from wodmail.mail.spool import Spool
 from wodmail.store import facts
 
@@ -149,16 +149,19 @@ def test_refusals_are_answered_within_the_budget(site: Deployment) -> None:
 
 def test_an_unreachable_mail_server_loses_no_result(site: Deployment) -> None:
     values = yaml.safe_load(site.file.read_text())
-    refused = f"smtp://127.0.0.1:{site.port + 1}"
-    site.file.write_text(yaml.safe_dump({**values, "WODSMTPURL": refused}))
+    nobody = f"smtp://127.0.0.1:{free_port()}"
+    site.file.write_text(yaml.safe_dump({**values, "WODSMTPURL": nobody}))
     process = site.start()
-    site.mail("PING")
-    site.ended(1)
-    wait_until(lambda: "reply-deferred" in site.log(), what="the first try")
-    site.stop(process)
+    for subject in ("PING", "CREATE 7 0"):
+        assert site.mail(subject).startswith("250 ")
+    assert [row["state"] for row in site.ended(2)] == ["done", "done"]
+    wait_until(lambda: site.log().count("reply-deferred") >= 2, what="the first try of both")
+    assert site.stop(process) == 0
+    assert site.subjects() == []
     site.file.write_text(yaml.safe_dump(values))
     site.start()
-    wait_until(lambda: len(site.outbox()) == 1, seconds=30, what="the answer after the server is back")
+    wait_until(lambda: len(site.outbox()) >= 2, seconds=30, what="the answers after the server is back")
+    assert site.subjects() == ["Re: CREATE 7 0: done", "Re: PING: pong"]
 
 
 def test_a_lost_apidb_key_refuses_to_start(site: Deployment) -> None:

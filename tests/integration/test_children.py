@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +39,23 @@ time.sleep(600)
 def run(children: Children, script: str, tmp_path: Path, timeout: float = 60, **more: object) -> Finished:
     argv = ["bash", "-c", script, "script", str(tmp_path)]
     return children.run(argv, job=1, env=ENV, cwd=tmp_path, timeout=timeout, **more)  # type: ignore[arg-type]
+
+
+class Clock:
+    """Time as `wodmail.children` sees it: it runs, and leaps past every limit when told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        monkeypatch.setattr("wodmail.children.time", self)
+
+    def monotonic(self) -> float:
+        """Seconds, as `time.monotonic`."""
+        return time.monotonic() + self.ahead
+
+    def leap(self, line: str) -> None:
+        """For `on_line`: the time is over when the script says so, however slow the machine is."""
+        if line == "now":
+            self.ahead += 3600
 
 
 def pid_in(file: Path) -> int:
@@ -98,18 +116,21 @@ def test_a_daemon_in_a_session_of_its_own_is_ended(tmp_path: Path) -> None:
     assert gone(pid_in(tmp_path / "pid"))
 
 
-def test_the_time_limit_ends_the_whole_tree_even_when_term_is_ignored(tmp_path: Path) -> None:
+def test_the_time_limit_ends_the_whole_tree_even_when_term_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forever = "while :; do sleep 0.1; done"
-    script = f"trap '' TERM; (trap '' TERM; echo $BASHPID >\"$1/inner\"; {forever}) & {forever}"
-    ended = run(Children(tmp_path), script, tmp_path, timeout=0.5)
+    script = f"trap '' TERM; (trap '' TERM; echo $BASHPID >\"$1/inner\"; echo now; {forever}) & {forever}"
+    ended = run(Children(tmp_path), script, tmp_path, on_line=Clock(monkeypatch).leap)
     assert ended.timed_out
     assert ended.status == -signal.SIGKILL
     assert gone(pid_in(tmp_path / "inner"))
 
 
-def test_a_script_may_tidy_up_when_its_time_is_over(tmp_path: Path) -> None:
-    ended = run(Children(tmp_path), "trap 'echo tidy; exit 9' TERM; sleep 600 & wait", tmp_path, timeout=0.3)
-    assert (ended.timed_out, ended.status, ended.tail) == (True, 9, "tidy\n")
+def test_a_script_may_tidy_up_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "trap 'echo tidy; exit 9' TERM; echo now; sleep 600 & wait"
+    ended = run(Children(tmp_path), script, tmp_path, on_line=Clock(monkeypatch).leap)
+    assert (ended.timed_out, ended.status, ended.tail) == (True, 9, "now\ntidy\n")
 
 
 def test_something_that_forks_on_and_on_is_ended(tmp_path: Path) -> None:

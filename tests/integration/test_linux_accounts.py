@@ -101,10 +101,16 @@ def test_rights_that_a_student_gave_away_are_taken_back(linux: Site) -> None:
 
 def test_a_shut_home_is_opened(linux: Site) -> None:
     home = linux.accounts.home(FIRST)
+    (home / "notes").write_text("of the last student")
     home.chmod(0o000)
     linux.accounts.check(FIRST)
+    assert [path.name for path in home.iterdir()] == ["notes"]
     linux.accounts.erase(FIRST)
     linux.accounts.verify_erased(FIRST)
+    mode = stat.S_IMODE(home.stat().st_mode)
+    assert (mode & stat.S_IRWXU, mode & stat.S_IRWXO) == (stat.S_IRWXU, 0)
+    assert (home / ".ssh" / "id_rsa").is_file()
+    assert not (home / "notes").exists()
 
 
 def test_a_home_that_is_a_link_to_etc(linux: Site) -> None:
