@@ -17,6 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import ansible_runner  # noqa: F401 - whole and first: two threads that import parts of it at once get it half made
+from ansible_runner.config.runner import RunnerConfig
+from ansible_runner.runner import Runner
+from ansible_runner.utils import OutputEventFilter
+
 from wodmail import paths
 from wodmail.copyfolder import handover
 from wodmail.copyfolder.job import Job
@@ -120,11 +125,6 @@ def _folder(settings: Settings) -> Path:
 
 
 def _run(job: Job, settings: Settings, children: Launcher, number: int, private: Path) -> Run:
-    # Imported late: 12 MB that a server which copies nothing does without.
-    from ansible_runner.config.runner import RunnerConfig
-    from ansible_runner.runner import Runner
-    from ansible_runner.utils import OutputEventFilter
-
     argv, marks = children.prefix(number)
     own = paths.share("ansible")
     config = RunnerConfig(
