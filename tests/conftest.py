@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.parts import PROGRAMS, program
+
+# No test depends on how fast a machine is.
+settings.register_profile("wodmail", deadline=None)
+settings.load_profile("wodmail")
 
 
 @pytest.fixture(autouse=True)
