@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from wodmail.config import Settings
@@ -254,7 +254,8 @@ class Store:
         try:
             yield
         except DBAPIError as error:
-            if not (isinstance(error, OperationalError) or error.connection_invalidated):
+            # InternalError: PostgreSQL says so of a server that became a read-only standby.
+            if not (isinstance(error, OperationalError | InternalError) or error.connection_invalidated):
                 raise
             raise Temporary(
                 "The backend's database can't be reached; nothing is lost, it is tried again.",

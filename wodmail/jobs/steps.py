@@ -67,7 +67,7 @@ def validate(ctx: StepContext) -> StepResult:
     if spec.action is Action.CREATE and workshop.compile:
         raise Refused(
             f"{spec.ws} lists scripts to compile ({', '.join(workshop.compile)}), which this version of wodmail can't "
-            "do yet. Set compile: false in its wod.yml.",
+            "do. Set compile: false in its wod.yml.",
         )
     return StepResult(State.DONE, warnings=_range_warnings(ctx, workshop))
 
@@ -148,8 +148,7 @@ def pass_file(ctx: StepContext) -> StepResult:
 
 def forget_variables(ctx: StepContext) -> StepResult:
     """Remove the variable files of every student of the job."""
-    files = [vault.pass_file(ctx.services.settings, ctx.spec.workshop, student) for student in ctx.spec.students]
-    there = [file for file in files if file.exists()]
+    there = [file for student in ctx.spec.students for file in vault.pass_files(ctx.services.settings, student)]
     for file in there:
         vault.forget(file)
     return _DONE if there else _skipped("there were none")
