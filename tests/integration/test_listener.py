@@ -7,6 +7,7 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -242,6 +243,20 @@ def test_odd_orders_of_commands(tmp_path: Path) -> None:
 def test_a_silent_client_is_sent_away(tmp_path: Path) -> None:
     with running(tmp_path, timeout=0.2) as door, door.connect() as client:
         assert b"421 4.4.2" in read_all(client)
+
+
+def test_each_command_starts_the_time_anew(tmp_path: Path) -> None:
+    with running(tmp_path, timeout=1.0) as door, door.connect() as client:
+        read_until(client, b"220 ")
+        client.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(20)
+        asked = time.monotonic()
+        client.sendall(b"MAIL FROM:<a@b.test>\r\n")
+        read_until(client, b"250 2.1.0")
+        assert b"421 4.4.2" in read_all(client)
+        assert time.monotonic() - asked > 0.9
 
 
 def test_too_many_connections(tmp_path: Path) -> None:

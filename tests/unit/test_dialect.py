@@ -76,6 +76,19 @@ def test_has_content(mail: bytes, has: bool) -> None:
     assert dialect.has_content(mail) is has
 
 
+@given(data=stream, limit=st.integers(0, 60))
+def test_a_whole_mail_is_what_its_lines_are(data: bytes, limit: int) -> None:
+    length = dialect.whole_mail(data, limit)
+    lines = data.split(b"\r\n")[:-1]
+    if b"." not in lines[1:] or lines[0] == b".":
+        assert length == 0
+        return
+    mail = lines[: lines.index(b".")]
+    full = len(b"".join(line + b"\r\n" for line in [*mail, b"."]))
+    assert length == (full if full <= limit else 0)
+    assert dialect.without_dots(data[:full]) == b"".join(line.removeprefix(b".") + b"\r\n" for line in mail)
+
+
 def test_bare_line_ends() -> None:
     assert not dialect.has_bare_line_end(b"a\r\n.b\r\n")
     for mail in (b"a\nb\r\n", b"a\rb\r\n", b"a\r\r\n", b"\n.\n"):

@@ -29,6 +29,7 @@ from wodmail.mail.spool import Spool
 log = logging.getLogger(__name__)
 
 MAX_LOGINS = 3
+MAX_COMMAND = 1024  # bytes of a command's line
 
 
 class End(Exception):
@@ -108,7 +109,7 @@ class Connection(SMTP):
         # aiosmtpd reads both from the instance while it sets up. A line may fill the whole mail; the reader holds back
         # a peer that has sent twice this much unread.
         self.line_length_limit = door.settings.WODMAILSIZE + 4096
-        self.command_size_limits = defaultdict(lambda: 1024)
+        self.command_size_limits = defaultdict(lambda: MAX_COMMAND)
         super().__init__(
             _NoHandler(),
             data_size_limit=door.settings.WODMAILSIZE,
@@ -122,6 +123,8 @@ class Connection(SMTP):
         self.door = door
         self._ends: dialect.LineEnds | None = None
         self._logins = 0
+        self._silent_until = 0.0
+        self._input: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
         self.peer = ""
         self.in_data = False
@@ -142,12 +145,47 @@ class Connection(SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; a trusted peer's bare LFs become CRLF here, so the rest knows CRLF alone."""
-        super().data_received(self._ends.feed(data) if self._ends else data)
+        if self._ends is not None:
+            data = self._ends.feed(data)
+        if self._input is not None and self._can_write and self._answered_at_once(data):
+            return
+        super().data_received(data)
+        self._wake()
+
+    def _answered_at_once(self, _data: bytes) -> bool:
+        """Answer a command without the session's task, when nothing else is to be read and nothing to be waited for.
+
+        Returns:
+            False when that can't be done: the session's task then reads the data.
+        """
+        return False
+
+    @property
+    def _can_write(self) -> bool:
+        # The client has taken all earlier replies and is still there: else a reply is for `push`, which can wait.
+        transport = self._writer.transport
+        return not (self._lost.is_set() or transport.is_closing() or transport.get_write_buffer_size())
+
+    async def _await_input(self) -> None:
+        """Wait until there is something to read: data, or the end of it."""
+        if not self.has_input and not self._reader.at_eof():
+            self._input = self.loop.create_future()
+            try:
+                await self._input
+            finally:
+                self._input = None
+
+    def _wake(self) -> None:
+        if self._input is not None:
+            if not self._input.done():
+                self._input.set_result(None)
+            self._input = None
 
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: the session goes on to the end of what has come."""
         self.has_ended = True
         asyncio.StreamReaderProtocol.eof_received(self)
+        self._wake()
         return self.session is not None and self.session.ssl is None
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -161,6 +199,7 @@ class Connection(SMTP):
         # Not the error itself: a reader that has one hands out nothing more of what it holds.
         asyncio.StreamReaderProtocol.connection_lost(self, None)
         self._lost.set()
+        self._wake()
 
     def _rescue_unread(self, transport: asyncio.BaseTransport) -> None:
         # A reply to a dead client ends asyncio's connection while the kernel may hold more of what the client sent.
@@ -173,8 +212,21 @@ class Connection(SMTP):
         except OSError:  # nothing left, or the reset itself
             return
 
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        # aiosmtpd makes a new timer with each command. Here it stays, and looks for itself whether its time has come.
+        self._silent_until = self.loop.time() + (duration or self._timeout_duration)
+        if self._timeout_handle is None or self._timeout_handle.when() > self._silent_until:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        self._timeout_handle = self.loop.call_at(self._silent_until, self._timeout_cb)
+
     def _timeout_cb(self) -> None:
-        if self.transport is not None and not self._lost.is_set():
+        if self._timeout_handle is not None and self._silent_until > self._timeout_handle.when():
+            self._set_timer()
+        elif self.transport is not None and not self._lost.is_set():
             self._writer.write(b"421 4.4.2 you have been silent for too long\r\n")
             self._writer.close()
 
@@ -198,7 +250,13 @@ class Connection(SMTP):
     @property
     def has_input(self) -> bool:
         """Whether the peer has sent more than was read."""
-        return bool(self._reader._buffer)  # type: ignore[attr-defined]
+        return bool(self.unread)
+
+    @property
+    def unread(self) -> bytearray:
+        """What the peer has sent and was not read yet."""
+        found: bytearray = self._reader._buffer  # type: ignore[attr-defined]
+        return found
 
     @property
     def is_reset(self) -> bool:

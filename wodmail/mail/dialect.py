@@ -15,6 +15,7 @@ _LENIENT_PATH = re.compile(
 _KNOWN_OPTION = re.compile(r"SIZE=(?P<size>\d{1,19})|BODY=(?:7BIT|8BITMIME)|SMTPUTF8|AUTH=\S+", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BARE_CR = re.compile(rb"\r(?!\n)")
+_END = b"\r\n.\r\n"
 
 
 class LineEnds:
@@ -58,6 +59,31 @@ def announced_size(options: Sequence[str]) -> int | None:
             return None
         size = max(size, int(known["size"] or 0))
     return size
+
+
+def whole_mail(unread: bytes | bytearray, limit: int) -> int:
+    """The length of the mail that these bytes begin with, its final dot included.
+
+    Args:
+        unread: what has come after the 354.
+        limit: bytes.
+
+    Returns:
+        0 when its end has not come yet, when it is empty, and when it is longer than the limit: read it by lines then.
+    """
+    found = unread.find(_END)
+    length = found + len(_END)
+    return length if found >= 0 and length <= limit and not unread.startswith(_END[2:]) else 0
+
+
+def without_dots(mail: bytes) -> bytes:
+    """A mail without its final dot and without the dots put before lines that begin with one (RFC 5321 section 4.5.2).
+
+    Args:
+        mail: as it came, as long as `whole_mail` says.
+    """
+    text = mail[1:] if mail.startswith(b".") else mail
+    return text[: 2 - len(_END)].replace(b"\r\n.", b"\r\n")
 
 
 def has_bare_line_end(mail: bytes) -> bool:
