@@ -6,11 +6,10 @@ entry belongs to a job and goes when the job and its queued writes have ended.
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 import re
 import secrets as random
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ from wodmail.errors import Failed
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 MAX_BYTES = 64 * 1024
 _REFERENCE = re.compile(r"secret:([1-9][0-9]{0,17})/(" + NAME.pattern + ")")
-_TRIES = 5
 
 
 def reference(job: int, name: str) -> str:
@@ -79,7 +77,6 @@ class Secrets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.Lock()
         with _trouble(f"making {folder}"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
@@ -104,15 +101,19 @@ class Secrets:
         ref, data = reference(job, name), value.encode("utf-8")
         if len(data) > MAX_BYTES:
             raise Failed("a secret is too large to be stored", f"{ref}: {len(data)} bytes, at most {MAX_BYTES}")
-        with self._lock, _trouble(f"storing {ref}"):
-            for attempt in range(_TRIES):
-                try:
-                    self._put(self.folder / str(job), name, data)
-                    break
-                except FileNotFoundError:  # another process forgot the job between our steps: make its folder anew
-                    if attempt == _TRIES - 1:
-                        raise
+        with _trouble(f"storing {ref}"), self._alone():
+            self._put(self.folder / str(job), name, data)
         return ref
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time, of all threads and processes: a folder never goes while something is put into it."""
+        handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _put(self, folder: Path, name: str, data: bytes) -> None:
         if not folder.is_dir():
@@ -159,18 +160,11 @@ class Secrets:
             Failed: trouble on disk.
         """
         folder = self.folder / str(int(job))
-        with self._lock, _trouble(f"forgetting the secrets of job {job}"):
-            for attempt in range(_TRIES):
-                try:
-                    for file in folder.iterdir():
-                        file.unlink(missing_ok=True)
-                    folder.rmdir()
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError as error:  # "not empty" when another process stored one meanwhile: once more
-                    if error.errno != errno.ENOTEMPTY or attempt == _TRIES - 1:
-                        raise
+        with _trouble(f"forgetting the secrets of job {job}"), self._alone():
+            if folder.is_dir():
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
             _sync_folder(self.folder)
 
     def list_jobs(self) -> tuple[int, ...]:
