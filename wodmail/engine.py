@@ -421,14 +421,13 @@ class Engine:
                 .values(drained=True)
             )
 
-    def forget(self, names: list[tuple[int, int, int]]) -> None:
-        """Delete the records of finished workflows.
-
-        Args:
-            names: (job, attempt, segment) of each.
-        """
+    def forget(self, finished: list[int]) -> None:
+        """Delete the records of the workflows of jobs that are no longer in our tables: every attempt and segment."""
         client = self._running_client()
-        client.delete_workflows([self._workflow_id(*name) for name in names])
+        for job in finished:
+            prefix = f"{self._store.backend}-job{job}-"
+            found = client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
+            client.delete_workflows([workflow.workflow_id for workflow in found])
 
 
 def judge_interruption(steps_done: int, steps_at_interruption: int, interruptions: int) -> dict[str, Any]:

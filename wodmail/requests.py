@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import structlog
 from wodmail.errors import Refused
 from wodmail.lanes import UNFINISHED
 from wodmail.model import Action, JobSpec, State
-from wodmail.store import Store, iso, jobs, lanes, mails, nonces, requests, steps
+from wodmail.store import CHUNK, Store, iso, jobs, lanes, mails, nonces, requests, steps
 
 if TYPE_CHECKING:
     from wodmail.jobs.services import Services
@@ -443,40 +443,34 @@ def to_abort(store: Store) -> list[tuple[int, bool]]:
     return [(row["id"], row["enqueued"] or row["started"] is not None) for row in store.rows(query)]
 
 
-def purge(store: Store, older_than: float) -> tuple[list[tuple[int, int, int]], int]:
-    """Delete requests that ended long ago.
+def purge(store: Store, older_than: float) -> tuple[list[int], int]:
+    """Delete requests that ended long ago, at most CHUNK of them.
 
     Args:
         older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due.
 
     Returns:
-        (job, attempt, segment) of every workflow whose record can go too, and the number of requests deleted.
+        The jobs whose workflows can go too, and the number of requests deleted.
     """
     with store.transaction() as connection:
         due = sa.select(mails.c.request).where(mails.c.state == "due")
         old = list(
             connection.execute(
-                sa.select(requests.c.id).where(
+                sa.select(requests.c.id)
+                .where(
                     requests.c.backend == store.backend,
                     requests.c.finished_at < older_than,
                     requests.c.id.not_in(due),
                 )
+                .order_by(requests.c.id)
+                .limit(CHUNK)
             ).scalars()
         )
-        gone = connection.execute(
-            sa.select(jobs.c.id, jobs.c.attempt, jobs.c.segment).where(jobs.c.request.in_(old))
-        ).all()
-        numbers: Sequence[int] = [row.id for row in gone]
+        numbers = list(connection.execute(sa.select(jobs.c.id).where(jobs.c.request.in_(old))).scalars())
         for table in (lanes, steps):
             connection.execute(table.delete().where(table.c.job.in_(numbers)))
         connection.execute(mails.delete().where(mails.c.request.in_(old)))
         connection.execute(jobs.delete().where(jobs.c.id.in_(numbers)))
         connection.execute(requests.delete().where(requests.c.id.in_(old)))
         connection.execute(nonces.delete().where(nonces.c.seen_at < older_than))
-    workflows = [
-        (row.id, attempt, segment)
-        for row in gone
-        for attempt in range(1, row.attempt + 1)
-        for segment in range(1, row.segment + 1)
-    ]
-    return workflows, len(old)
+    return numbers, len(old)

@@ -306,9 +306,8 @@ class Server:
     def sweep(self) -> None:
         """Delete what is older than WODRETENTION."""
         seconds = self.settings.WODRETENTION * DAY
-        workflows, count = requests.purge(self.services.store, time.time() - seconds)
-        if workflows:
-            self.engine.forget(workflows)
+        finished, count = requests.purge(self.services.store, time.time() - seconds)
+        self.engine.forget(finished)
         self.services.passwords.sweep(requests.jobs_with_passwords(self.services.store))
         self.spool.purge(seconds)
         self.services.trace.sweep()

@@ -23,6 +23,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from wodmail.config import Settings
 from wodmail.errors import Refused, Temporary
 
+CHUNK = 1000  # numbers in one query; databases bound that
+
 metadata = sa.MetaData()
 
 requests = sa.Table(
@@ -319,6 +321,8 @@ class Store:
 
     def describe(self, ids: Sequence[int]) -> list[dict[str, Any]]:
         """Requests with their jobs and steps, in the order of `ids`; unknown ids are left out."""
+        if len(ids) > CHUNK:
+            return self.describe(ids[:CHUNK]) + self.describe(ids[CHUNK:])
         found = {row["id"]: row for row in self.rows(sa.select(requests).where(requests.c.id.in_(ids)))}
         job_rows = self.rows(sa.select(jobs).where(jobs.c.request.in_(ids)).order_by(jobs.c.id))
         step_rows = self.rows(

@@ -149,7 +149,7 @@ def test_a_script_at_work_runs_exactly_once_after_a_restart(site: Deployment) ->
     assert runs(site, "create", 7) == ["run 1", "run 2"]
 
 
-def random_kills(site: Deployment, students: int, kills: int, seed: int) -> None:
+def check_random_kills(site: Deployment, students: int, kills: int, seed: int) -> None:
     """A burst of CREATEs with kills at random moments: all done, nothing shelved."""
     dice = random.Random(seed)  # noqa: S311 - the same dice each time
     process = site.start()
@@ -170,10 +170,10 @@ def random_kills(site: Deployment, students: int, kills: int, seed: int) -> None
 
 
 def test_random_kills_under_a_burst(site: Deployment) -> None:
-    random_kills(site, students=8, kills=4, seed=3)
+    check_random_kills(site, students=8, kills=4, seed=3)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_sixteen_random_kills_under_a_burst(site: Deployment) -> None:
-    random_kills(site, students=40, kills=16, seed=5)
+    check_random_kills(site, students=40, kills=16, seed=5)

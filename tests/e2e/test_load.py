@@ -70,7 +70,7 @@ def mixed(count: int, seed: int) -> list[tuple[str, str]]:
     return mails
 
 
-def run_mixed(site: Deployment, count: int, seconds: float) -> None:
+def check_mixed(site: Deployment, count: int, seconds: float) -> None:
     """Send them, wait, and check."""
     send_all(site, mixed(count, seed=count))
     rows = site.ended(count, seconds)
@@ -80,16 +80,16 @@ def run_mixed(site: Deployment, count: int, seconds: float) -> None:
 
 
 def test_actions_in_random_order_for_ten_students(site: Deployment) -> None:
-    run_mixed(site, 40, seconds=200)
+    check_mixed(site, 40, seconds=200)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_two_hundred_mails_for_ten_students(site: Deployment) -> None:
-    run_mixed(site, 200, seconds=800)
+    check_mixed(site, 200, seconds=800)
 
 
-def burst(site: Deployment, students: int, seconds: float) -> None:
+def check_burst(site: Deployment, students: int, seconds: float) -> None:
     """CREATEs at once, one of which fails, and one of another workshop among them."""
     (site.notebooks / "WKSHP-Test" / "odd.py").write_text(
         "x = {% if STDID == '3' or STDID == 3 %}{{ NOSUCH }}{% endif %}"
@@ -109,10 +109,10 @@ def burst(site: Deployment, students: int, seconds: float) -> None:
 
 
 def test_a_burst_with_one_bad_student_and_another_workshop(site: Deployment) -> None:
-    burst(site, students=10, seconds=100)
+    check_burst(site, students=10, seconds=100)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_burst_of_fifty(site: Deployment) -> None:
-    burst(site, students=50, seconds=500)
+    check_burst(site, students=50, seconds=500)

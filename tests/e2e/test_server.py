@@ -17,7 +17,7 @@ import yaml
 from tests.e2e.harness import ROOT, SENDER, Deployment
 from tests.support import free_port, wait_until
 from wodmail.mail.spool import Spool
-from wodmail.store import facts
+from wodmail.store import facts, requests
 
 BASE = [sys.executable, "-m", "wodmail"]
 
@@ -230,3 +230,19 @@ def test_sigterm_ends_a_copy_of_several_students(site: Deployment) -> None:
     (private / "ansible" / "pre_templating.yml").unlink()
     site.start()
     assert [row["state"] for row in site.ended(3)] == ["done"] * 3
+
+
+def test_what_is_older_than_the_retention_goes_at_the_next_start(site: Deployment) -> None:
+    process = site.start()
+    site.one("CREATE 7 0")
+    site.one("CREATE 8 0")
+    site.stop(process)
+    with site.store.transaction() as connection:
+        long_ago = time.time() - 91 * 86400
+        connection.execute(requests.update().where(requests.c.id == 1).values(finished_at=long_ago))
+    site.start()
+    wait_until(lambda: [row["id"] for row in site.requests()] == [2], what="the sweep")
+    with site.store.reading() as view:
+        names = set(view.exec_driver_sql("SELECT workflow_uuid FROM workflow_status").scalars())
+    assert {name for name in names if "-job1-" in name} == set()
+    assert {name for name in names if "-job2-" in name} != set()
