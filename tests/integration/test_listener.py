@@ -200,6 +200,36 @@ def test_spool_trouble_is_told_and_the_next_mail_is_stored(tmp_path: Path) -> No
         assert len(door.mails()) == 1
 
 
+class GatedSpool(Spool):
+    """A spool on a disk that hangs from the second mail on, until the gate is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gate = threading.Event()
+        self.calls = 0
+
+    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str) -> str:
+        self.calls += 1
+        assert self.calls == 1 or self.gate.wait(20)
+        return super().store(raw, peer=peer, sender=sender, authenticated=authenticated, door=door)
+
+
+def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wodmail.mail.session.QUICK", 0.0)
+    spool = GatedSpool(tmp_path / "spool")
+    with running(tmp_path, spool=spool) as door, door.connect() as first:
+        first.sendall(NODE)
+        read_until(first, b"stored as")
+        first.sendall(NODE)
+        wait_until(lambda: spool.calls == 2, what="the second mail at the disk")
+        with door.connect() as second:
+            read_until(second, b"220 ")
+            assert len(door.mails()) == 1
+        spool.gate.set()
+        read_until(first, b"stored as")
+        assert len(door.mails()) == 2
+
+
 def test_the_mail_of_a_client_that_is_gone_waits_for_the_repair(tmp_path: Path) -> None:
     spool = FullSpool(tmp_path / "spool")
     with running(tmp_path, spool=spool) as door:

@@ -43,7 +43,7 @@ class Door:
     Args:
         settings: the configuration.
         spool: where mails are stored.
-        pool: threads that store and check passwords, because both take milliseconds.
+        pool: threads that store and check passwords, because both take milliseconds and others are to be served.
         on_stored: called in the listener's thread after a mail was stored.
         peer_allowed: whether this address (a str) may command.
         sender_allowed: whether this envelope sender may.
@@ -54,6 +54,7 @@ class Door:
         sessions: those that are open, or whose mail is still being stored.
         draining: whether new mails are turned away.
         waiting: how many mails of clients that are gone wait for the spool's repair.
+        stores_quickly: whether the last mail was stored so soon that the event loop may do the next one by itself.
         stopping: set when the listener ends.
     """
 
@@ -70,6 +71,7 @@ class Door:
     sessions: set[Connection] = field(default_factory=set)
     draining: bool = False
     waiting: int = 0
+    stores_quickly: bool = True
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def busy_reply(self) -> str | None:

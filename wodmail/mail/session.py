@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 MAX_RECIPIENTS = 100  # RFC 5321 section 4.5.3.1.8
 MAX_BOGUS_COMMANDS = 20
+QUICK = 0.02  # seconds for storing a mail; who comes meanwhile may wait that long for the greeting
 EARLY_TALK = 2.0  # seconds that a trusted peer whom we turn away has for the mail it may have sent before our greeting
 GONE_NOTICE = 5.0  # seconds that a client which didn't wait for our 354 has for showing that it is gone
 GONE_CHECK = 0.1  # seconds from one look to the next
@@ -321,7 +322,15 @@ class DoorSession(Connection):
                 door="listener",
             )
 
-        return await self.loop.run_in_executor(self.door.pool, store)
+        began = self.loop.time()
+        try:
+            if self.door.stores_quickly and len(self.door.sessions) == 1 and not self.has_input:
+                # Nobody else is here who would have to wait, and a thread costs a third of the mail's time. Not for a
+                # client that doesn't wait for replies: it could go on and on, and nobody else would get in.
+                return store()
+            return await self.loop.run_in_executor(self.door.pool, store)
+        finally:
+            self.door.stores_quickly = self.loop.time() - began < QUICK
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:
