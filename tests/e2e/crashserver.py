@@ -3,7 +3,7 @@
 Run as `python -m tests.e2e.crashserver serve POINT --config FILE`. POINT is `start:STEP` or `end:STEP` (before the step
 does anything; after it has done it and before that is recorded), `intake` (between the 250 and the request), `settle`
 (between the request and the move of its mail to cur/), `reply` (between the hand-over of a mail and its record),
-or `noted:STEP` (between our record of the step's end and the engine's).
+`noted:STEP` (between our record of the step's end and the engine's), or `each` (for student N: before its Nth step).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from wodmail.config import load
 from wodmail.intake import Intake
+from wodmail.jobs.plan import plan
 from wodmail.jobs.runner import Runner
 from wodmail.jobs.services import StepContext
 from wodmail.jobs.steps import STEPS
@@ -68,6 +69,19 @@ def after_step(work: Callable[..., Any], step: str, mark: Path) -> Callable[...,
     return dying
 
 
+def at_its_own_step(work: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """The step's function, preceded by death when it is the student's own: the first step of student 1, and so on."""
+
+    def dying(context: StepContext) -> Any:
+        student = context.spec.students[0]
+        planned = plan(context.spec, context.workshop)
+        if planned[student - 1].name == context.step.name:
+            die_once(folder / f"died-{student}")
+        return work(context)
+
+    return dying
+
+
 def arm(point: str, mark: Path) -> None:
     """Put the charge where it belongs."""
     when, _, step = point.partition(":")
@@ -75,6 +89,9 @@ def arm(point: str, mark: Path) -> None:
         Intake._take_all = before(Intake._take_all, mark)  # type: ignore[method-assign]
     elif when == "settle":
         Spool.settle = before(Spool.settle, mark)  # type: ignore[method-assign]
+    elif when == "each":
+        for kind, work in list(STEPS.items()):
+            STEPS[kind] = at_its_own_step(work, mark.parent)
     elif when == "noted":
         Runner._record_step = after_step(Runner._record_step, step, mark)  # type: ignore[method-assign]
     elif when == "reply":
