@@ -176,7 +176,7 @@ def check_random_kills(site: Deployment, students: int, kills: int, seed: int) -
 
 
 def test_random_kills_under_a_burst(site: Deployment) -> None:
-    check_random_kills(site, students=8, kills=4, seed=3)
+    check_random_kills(site, students=6, kills=3, seed=3)
 
 
 @pytest.mark.soak

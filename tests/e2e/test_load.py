@@ -80,7 +80,7 @@ def check_mixed(site: Deployment, count: int, seconds: float) -> None:
 
 
 def test_actions_in_random_order_for_ten_students(site: Deployment) -> None:
-    check_mixed(site, 40, seconds=200)
+    check_mixed(site, 24, seconds=200)
 
 
 @pytest.mark.soak
@@ -109,7 +109,7 @@ def check_burst(site: Deployment, students: int, seconds: float) -> None:
 
 
 def test_a_burst_with_one_bad_student_and_another_workshop(site: Deployment) -> None:
-    check_burst(site, students=10, seconds=100)
+    check_burst(site, students=6, seconds=100)
 
 
 @pytest.mark.soak

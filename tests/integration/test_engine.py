@@ -202,8 +202,8 @@ def test_poison_runs_alone_after_three_and_is_shelved_after_that(bench: Bench) -
 
 
 def test_progress_between_interruptions_is_no_poison(bench: Bench) -> None:
-    job = bench.add(",".join(["die=1"] * 8))
-    for _ in range(8):
+    job = bench.add(",".join(["die=1"] * 5))
+    for _ in range(5):
         assert bench.run() == -signal.SIGKILL
     assert bench.run() == 0
     assert bench.states()[job] == "done"
