@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,9 @@ class _Want:
     outcome: Outcome | Failed | None = None
 
 
+TOGETHER = 0.15  # seconds
+
+
 class Playbooks:
     """Runs copy_folder.yml; safe to use from many threads.
 
@@ -105,6 +109,8 @@ class Playbooks:
         """Run everything that waits for this workshop, then let the first of those that came meanwhile lead."""
         batch: list[_Want] = []
         try:
+            if spec.attempt > 1:  # interrupted copies come back side by side; one run lets all of them get on
+                time.sleep(TOGETHER)
             with self._slots:
                 with self._lock:
                     queue = self._queues[spec.workshop]

@@ -162,7 +162,7 @@ def check_random_kills(site: Deployment, students: int, kills: int, seed: int) -
     for student in range(1, students + 1):
         site.mail(f"CREATE {student} 0")
     for _ in range(kills):
-        until = time.monotonic() + dice.uniform(0.5, 4.0)
+        until = time.monotonic() + dice.uniform(0.5, 6.0)
         wait_until(lambda until=until: time.monotonic() > until, what="a random moment")
         process.kill()
         process.wait()
