@@ -311,7 +311,8 @@ class Children:
         return ["/bin/sh", "-c", _LAUNCHER, "wodmail-child", str(run.record)]
 
     def _signal_run(self, run: _Run, leader: int) -> None:
-        for process in self._find_run(run, leader):
+        # The leader first: a script whose child ends before it would take that for the child's own end and go on.
+        for process in sorted(self._find_run(run, leader), key=lambda found: (found.pid != leader, found.start)):
             processes.terminate(process)
 
     def _end_run(self, run: _Run, leader: int, grace: float) -> int:
