@@ -134,6 +134,14 @@ class AccountsContract:
             assert [each.result(60) for each in done] == [None] * 26
         accounts.verify_erased(student)
 
+    def test_one_ends_the_processes_while_another_has_just_become_the_student(
+        self, accounts: Accounts, student: int
+    ) -> None:
+        with ThreadPoolExecutor(12) as pool:
+            done = [pool.submit(each, student) for _ in range(100) for each in (accounts.check, accounts.end_processes)]
+            # Workers on their way out may be counted; none may be hit.
+            assert all((each.result(60) or 0) >= 0 for each in done)
+
     def test_closing_is_not_the_end(self, accounts: Accounts, student: int) -> None:
         accounts.close()
         accounts.check(student)

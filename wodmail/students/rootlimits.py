@@ -126,16 +126,29 @@ def account_of(limits: Limits, student: object) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid, home)
 
 
-@contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold a lock that all helpers on this machine share; given back when the process ends, whatever happens."""
+def hold(name: str) -> int:
+    """Take a lock that all helpers on this machine share and hold it until this process ends, or closes it.
+
+    Returns:
+        The lock's descriptor.
+
+    Raises:
+        HelperError: the folder of the locks is not root's own.
+    """
     Path(LOCKS).mkdir(0o700, exist_ok=True)
     status = os.lstat(LOCKS)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise HelperError("failed", "The root helper can't lock an account.", f"{LOCKS} is not root's own folder")
     lock = os.open(f"{LOCKS}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold such a lock for a while."""
+    lock = hold(name)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)

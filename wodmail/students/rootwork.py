@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from wodmail.students import homes, treewriter
-from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, become, locked, opened_home
+from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, become, hold, locked, opened_home
 
 VERSION = 1
 _WORKSHOP = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -205,7 +205,9 @@ def verify_erased(_limits: Limits, request: Request, account: Account) -> Answer
         left = homes.unexpected(home, {str(path) for path in allowed})
     if left:
         raise HelperError("failed", f"The home of {account.name} is not empty.", f"left: {homes.NotEmptyError(left)}")
-    alive = processes_of(account.uid)
+    end = time.monotonic() + _GRACE
+    while (alive := processes_of(account.uid)) and time.monotonic() < end:
+        time.sleep(0.01)  # an earlier worker that was the student may be on its way out
     if alive:
         raise HelperError("failed", f"Processes of {account.name} still run.", f"pids {sorted(alive)[:10]}")
     return Answer()
@@ -268,8 +270,9 @@ def perform(limits: Limits, request: Request) -> Answer:
     if name not in STUDENT:
         raise HelperError("refused", "The root helper doesn't do that.", f"op {name[:40]!r}")
     account = account_of(limits, request.fields.get("student"))
-    with locked(account.name):
-        return STUDENT[name](limits, request, account)
+    # Held until this worker has ended: it may be the student by then, and the next one ends all that is the student's.
+    hold(account.name)
+    return STUDENT[name](limits, request, account)
 
 
 def inside(entries: Iterator[treewriter.Entry]) -> Iterator[treewriter.Entry]:
