@@ -82,7 +82,8 @@ def _remove_users() -> None:
     for uid in uids:
         left = running(uid)
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(left, 10)
     for name in [SERVICE, *(f"student{number}" for number in range(FIRST, LAST + 1))]:
         subprocess.run(["userdel", name], capture_output=True, check=False)
