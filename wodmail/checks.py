@@ -25,8 +25,7 @@ SERVICES = {
 
 def values(settings: Settings) -> list[Problem]:
     """Everything wrong with the values together; looks at no file."""
-    found = [*_services(settings), *_students(settings), *_door(settings), *_urls(settings), *_names(settings)]
-    return found + unavailable(settings)
+    return [*_services(settings), *_students(settings), *_door(settings), *_urls(settings), *_names(settings)]
 
 
 def files(settings: Settings) -> list[Problem]:
@@ -37,16 +36,6 @@ def files(settings: Settings) -> list[Problem]:
 def advice(settings: Settings, file: Path) -> list[Problem]:
     """What works but is probably not meant."""
     return [*_open_secrets(settings, file), *_senders(settings), *_postfix_advice(settings), *_blanks(settings)]
-
-
-def unavailable(settings: Settings) -> list[Problem]:
-    """Services that are configured whole but that this version can't talk to."""
-    words = "not available in this version; remove these keys to run with the embedded default"
-    return [
-        Problem(needed[0], f"{service}: {words}")
-        for service, (needed, _) in SERVICES.items()
-        if all(getattr(settings, name) for name in needed)
-    ]
 
 
 def _written(settings: Settings, name: str) -> bool:

@@ -1,7 +1,8 @@
 """The errors that people see: each carries the sender's words and the operator's cause.
 
 The type says what may be done about it: `Refused` is final and the sender's to mend, `Temporary` may be tried
-again as it is, `Failed` needs an operator, `ConfigError` lists everything that is wrong with the configuration.
+again as it is (`Away`: once the service is back), `Failed` needs an operator, `ConfigError` lists everything that is
+wrong with the configuration.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class Refused(WodmailError):
 
 class Temporary(WodmailError):
     """Something outside is away or busy; the same thing may succeed later."""
+
+
+class Away(Temporary):
+    """A service that must be read is away: a job gives its worker back and asks again (WODAPIDBPATIENCE)."""
 
 
 class Failed(WodmailError):

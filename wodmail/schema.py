@@ -215,6 +215,9 @@ class Settings(BaseModel):
     WODAPIDBUSER: str = key("", "Its account for this backend.")
     WODAPIDBUSERPWD: str = key("", "That account's password.", secret=True)
     WODAPIDBTIMEOUT: float = key(10, "Longest time for one call, in seconds.", gt=0)
+    WODAPIDBPATIENCE: float = key(
+        600, "How long a job waits for an API-DB that is away before it fails, in seconds.", ge=0
+    )
 
     WODBEAPIURL: str = key("", "Base URL of JupyterHub, without /hub/api.")
     WODBETOKEN: str = key("", "API token for it.", secret=True)

@@ -16,8 +16,7 @@ from typing import IO
 import sqlalchemy as sa
 import structlog
 
-from wodmail import __version__, directory, hub, requests, students
-from wodmail.catalog import Catalog
+from wodmail import __version__, directory, hub, registry, requests, students
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.engine import Engine
@@ -34,7 +33,6 @@ from wodmail.mail.send import Sender
 from wodmail.mail.spool import Spool
 from wodmail.outbox import Outbox
 from wodmail.playbooks import Playbooks
-from wodmail.registry.embedded import EmbeddedRegistry
 from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
 from wodmail.store import facts, jobs, mails, open_store
@@ -68,16 +66,17 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
     masker.register_settings(settings)
     children = Children(state)
     accounts = students.for_settings(settings)
-    registry = EmbeddedRegistry(settings, Catalog(settings.WODNOBO, settings.WODPRIVNOBO))
+    store = open_store(settings)
+    seats = registry.for_settings(settings, store)
     return Services(
         settings=settings,
-        store=open_store(settings),
+        store=store,
         accounts=accounts,
-        registry=registry,
-        hub=hub.NoHub(),
-        directory=directory.NoDirectory(),
+        registry=seats,
+        hub=hub.for_settings(settings),
+        directory=directory.for_settings(settings),
         playbooks=Playbooks(settings, children, accounts),
-        scripts=Scripts(settings, children, registry.workshop, config_file),
+        scripts=Scripts(settings, children, seats.workshop, config_file),
         children=children,
         passwords=Passwords(Secrets(state / "secrets"), masker),
         trace=Trace(trace_path(settings), masker, retention_days=settings.WODRETENTION),

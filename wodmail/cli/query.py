@@ -12,13 +12,12 @@ from pathlib import Path
 
 import click
 
-from wodmail import students
-from wodmail.catalog import Catalog, Workshop, folder_name
+from wodmail import directory, registry, students
+from wodmail.catalog import Workshop, folder_name
 from wodmail.config import load
-from wodmail.directory import Directory, NoDirectory
+from wodmail.directory import Directory
 from wodmail.errors import Failed, Temporary
 from wodmail.registry.base import Registry
-from wodmail.registry.embedded import EmbeddedRegistry
 from wodmail.schema import Settings
 from wodmail.students import base
 
@@ -40,12 +39,12 @@ class Backend:
     @property
     def registry(self) -> Registry:
         """The registry of this backend."""
-        return EmbeddedRegistry(self.settings, Catalog(self.settings.WODNOBO, self.settings.WODPRIVNOBO))
+        return registry.for_settings(self.settings)
 
     @property
     def directory(self) -> Directory:
         """The directory of this backend."""
-        return NoDirectory()
+        return directory.for_settings(self.settings)
 
     @property
     def accounts(self) -> base.Accounts:

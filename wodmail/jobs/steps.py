@@ -21,6 +21,12 @@ ALPHABET = string.ascii_letters + string.digits
 _DONE = StepResult(State.DONE)
 
 
+def _written(*notes: str) -> StepResult:
+    """The end of a step that told the registry something; what is kept for later is worth a warning."""
+    kept = tuple(dict.fromkeys(note for note in notes if note))
+    return StepResult(State.DONE, note="; ".join(kept), warnings=kept)
+
+
 def _skipped(why: str) -> StepResult:
     return StepResult(State.SKIPPED, note=why)
 
@@ -219,16 +225,16 @@ def _script_environment(ctx: StepContext) -> dict[str, str]:
 def registry_password(ctx: StepContext) -> StepResult:
     """Tell the registry the student's password (the embedded one keeps none)."""
     student = ctx.step.student
-    ctx.services.registry.set_password(student, ctx.services.passwords.reference(ctx.spec.job, student))
-    return _DONE
+    return _written(
+        ctx.services.registry.set_password(student, ctx.services.passwords.reference(ctx.spec.job, student))
+    )
 
 
 def registry_active(ctx: StepContext) -> StepResult:
     """Take the seat."""
     services, spec = ctx.services, ctx.spec
-    services.registry.assign(ctx.step.student, spec.ws, spec.participant)
-    services.registry.set_active(spec.participant, ctx.step.student)
-    return _DONE
+    taken = services.registry.assign(ctx.step.student, spec.ws, spec.participant)
+    return _written(taken, services.registry.set_active(spec.participant, ctx.step.student))
 
 
 def ratio(ctx: StepContext) -> StepResult:
@@ -244,28 +250,27 @@ def registry_completion(ctx: StepContext) -> StepResult:
         return _skipped("no participant")
     if not isinstance(percent, int):
         return _skipped("no ratio was read")
-    ctx.services.registry.set_completion(ctx.spec.participant, percent)
-    return StepResult(State.DONE, note=f"{percent} %")
+    kept = ctx.services.registry.set_completion(ctx.spec.participant, percent, ctx.step.student)
+    return _written(kept) if kept else StepResult(State.DONE, note=f"{percent} %")
 
 
 def registry_capacity(ctx: StepContext) -> StepResult:
     """Set the workshop's capacity to the size of the range."""
-    ctx.services.registry.set_capacity(ctx.spec.ws, len(ctx.spec.students))
-    return StepResult(State.DONE, note=str(len(ctx.spec.students)))
+    kept = ctx.services.registry.set_capacity(ctx.spec.ws, len(ctx.spec.students))
+    return _written(kept) if kept else StepResult(State.DONE, note=str(len(ctx.spec.students)))
 
 
 def registry_cleaned(ctx: StepContext) -> StepResult:
     """Tell the registry that the participant is cleaned."""
     if not ctx.spec.participant:
         return _skipped("no participant")
-    ctx.services.registry.set_cleaned(ctx.spec.participant)
-    return _DONE
+    return _written(ctx.services.registry.set_cleaned(ctx.spec.participant, ctx.step.student))
 
 
 def keep_seat(ctx: StepContext) -> StepResult:
     """Workshops with `reset: true`: the seat stays assigned until the RESET."""
-    ctx.services.registry.keep_seat(ctx.step.student, ctx.spec.participant)
-    return StepResult(State.DONE, note="assigned until the RESET")
+    kept = ctx.services.registry.keep_seat(ctx.step.student, ctx.spec.participant)
+    return _written(kept) if kept else StepResult(State.DONE, note="assigned until the RESET")
 
 
 def free_seat(ctx: StepContext) -> StepResult:
@@ -277,8 +282,7 @@ def free_seat(ctx: StepContext) -> StepResult:
         raise Failed(
             f"The seat of student {student} stays assigned: {error.sender}", error.operator, output=error.output
         ) from error
-    ctx.services.registry.free_seat(student)
-    return _DONE
+    return _written(ctx.services.registry.free_seat(student))
 
 
 def trace(ctx: StepContext) -> StepResult:

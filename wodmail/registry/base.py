@@ -33,9 +33,11 @@ class Seat:
 class Registry(Protocol):
     """Reads and writes of seats, participants and workshops.
 
-    Every write is idempotent. A call raises `Temporary` when the registry is away or busy (network, time-out, lock),
-    `Failed` when it clearly says no (rights, a row that can't be written), `Refused` when it disagrees with the mail.
-    A participant of 0 means none; writes about it do nothing.
+    Every write is idempotent and returns a few words for the transcript: empty, or that it is kept and delivered when
+    the registry is back. Writes about one student are delivered in the order in which they were made. A read raises
+    `Away` when the registry can't be reached or makes no sense (network, time-out, 5xx); a call raises `Temporary` when
+    it is busy (a lock), `Failed` when it clearly says no (rights, a row that can't be written), `Refused` when it
+    disagrees with the mail. A participant of 0 means none; writes about it do nothing.
     """
 
     def workshop(self, name: str) -> Workshop:
@@ -82,7 +84,7 @@ class Registry(Protocol):
         """Whether a CLEANUP of that participant has ended; True for one that was never at work."""
         ...
 
-    def set_password(self, student: int, password_ref: str) -> None:
+    def set_password(self, student: int, password_ref: str) -> str:
         """Tell the registry a student's new password.
 
         Args:
@@ -91,7 +93,7 @@ class Registry(Protocol):
         """
         ...
 
-    def assign(self, student: int, workshop: str, participant: int = 0) -> None:
+    def assign(self, student: int, workshop: str, participant: int = 0) -> str:
         """Take a seat for a workshop; a seat that already is taken so stays as it is.
 
         Args:
@@ -104,23 +106,23 @@ class Registry(Protocol):
         """
         ...
 
-    def set_completion(self, participant: int, percent: int) -> None:
-        """Store how far a participant got, 0 to 100."""
+    def set_completion(self, participant: int, percent: int, student: int = 0) -> str:
+        """Store how far a participant got, 0 to 100; `student` is the seat, 0 when not of interest."""
         ...
 
-    def set_capacity(self, workshop: str, size: int) -> None:
+    def set_capacity(self, workshop: str, size: int) -> str:
         """Store how many seats a workshop offers, 0 or more."""
         ...
 
-    def free_seat(self, student: int) -> None:
+    def free_seat(self, student: int) -> str:
         """Give a seat back; only after its home is verified empty."""
         ...
 
-    def keep_seat(self, student: int, participant: int) -> None:
+    def keep_seat(self, student: int, participant: int) -> str:
         """End the participant's work but keep the seat taken until a RESET (workshops with `reset: true`)."""
         ...
 
-    def set_active(self, participant: int, student: int = 0) -> None:
+    def set_active(self, participant: int, student: int = 0) -> str:
         """Mark work as begun.
 
         Args:
@@ -129,8 +131,8 @@ class Registry(Protocol):
         """
         ...
 
-    def set_cleaned(self, participant: int) -> None:
-        """Mark a participant's CLEANUP as ended."""
+    def set_cleaned(self, participant: int, student: int = 0) -> str:
+        """Mark a participant's CLEANUP as ended; `student` is the seat, 0 when not of interest."""
         ...
 
     def seat(self, student: int) -> Seat:

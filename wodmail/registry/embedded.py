@@ -140,13 +140,14 @@ class EmbeddedRegistry:
         row = self._one("SELECT cleaned FROM participant WHERE id = ?", (participant,))
         return row is None or bool(row[0])
 
-    def set_password(self, student: int, password_ref: str) -> None:
+    def set_password(self, student: int, password_ref: str) -> str:
         """Note that the password was changed, and when; neither it nor the reference is kept."""
         del password_ref  # nobody reads passwords here
         with self._seat_writing(student):
             self._database.execute("UPDATE seat SET password_changed = ? WHERE student = ?", (_now(), student))
+        return ""
 
-    def assign(self, student: int, workshop: str, participant: int = 0) -> None:
+    def assign(self, student: int, workshop: str, participant: int = 0) -> str:
         """See `Registry.assign`; registers the participant when it is new or was cleaned."""
         wanted = self.workshop(workshop).name
         with self._seat_writing(student):
@@ -163,28 +164,32 @@ class EmbeddedRegistry:
                 " AND NOT (assigned = 1 AND workshop IS ? AND participant = ?)",
                 (wanted, participant, _now(), student, wanted, participant),
             )
+        return ""
 
-    def set_completion(self, participant: int, percent: int) -> None:
+    def set_completion(self, participant: int, percent: int, student: int = 0) -> str:
         """See `Registry.set_completion`; a participant that is unknown here is passed over."""
+        del student  # participants are known here
         if not 0 <= percent <= 100:
             raise Failed("the completion ratio makes no sense", f"{percent} % for participant {participant}")
         with self._writing():
             self._database.execute("UPDATE participant SET completion = ? WHERE id = ?", (percent, participant))
+        return ""
 
     def completion(self, participant: int) -> int | None:
         """How far the participant got in percent, None when never told."""
         row = self._one("SELECT completion FROM participant WHERE id = ?", (participant,))
         return None if row is None or row[0] is None else int(row[0])
 
-    def set_capacity(self, workshop: str, size: int) -> None:
+    def set_capacity(self, workshop: str, size: int) -> str:
         """See `Registry.set_capacity`."""
         if size < 0:
             raise Failed("the capacity makes no sense", f"{size} seats for {workshop}")
         number = self.workshop(workshop).id
         with self._writing():
             self._database.execute("UPDATE workshop SET capacity = ? WHERE id = ?", (size, number))
+        return ""
 
-    def free_seat(self, student: int) -> None:
+    def free_seat(self, student: int) -> str:
         """See `Registry.free_seat`."""
         with self._seat_writing(student):
             self._database.execute(
@@ -192,30 +197,35 @@ class EmbeddedRegistry:
                 " WHERE student = ? AND assigned = 1",
                 (_now(), student),
             )
+        return ""
 
-    def keep_seat(self, student: int, participant: int) -> None:
+    def keep_seat(self, student: int, participant: int) -> str:
         """See `Registry.keep_seat`; passed over when another participant has the seat by now."""
         with self._seat_writing(student):
             self._database.execute(
                 "UPDATE seat SET assigned = 1, active = 0 WHERE student = ? AND participant IN (0, ?)",
                 (student, participant),
             )
+        return ""
 
-    def set_active(self, participant: int, student: int = 0) -> None:
+    def set_active(self, participant: int, student: int = 0) -> str:
         """See `Registry.set_active`; a seat that is not assigned (to that participant) is passed over."""
         with self._writing():
             self._database.execute(
                 "UPDATE seat SET active = 1 WHERE assigned = 1 AND participant = ? AND (student = ? OR ? != 0)",
                 (participant, student, participant),
             )
+        return ""
 
-    def set_cleaned(self, participant: int) -> None:
+    def set_cleaned(self, participant: int, student: int = 0) -> str:
         """See `Registry.set_cleaned`."""
+        del student
         with self._writing():
             self._database.execute("UPDATE participant SET cleaned = 1 WHERE id = ?", (participant,))
             self._database.execute(
                 "UPDATE seat SET active = 0 WHERE participant = ? AND participant != 0", (participant,)
             )
+        return ""
 
     def seat(self, student: int) -> Seat:
         """See `Registry.seat`."""
