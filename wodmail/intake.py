@@ -15,9 +15,9 @@ import sqlalchemy as sa
 import structlog
 
 from wodmail import duplicates
-from wodmail.catalog import Workshop
+from wodmail.catalog import Catalog, Workshop
 from wodmail.config import Settings
-from wodmail.errors import Refused, Temporary
+from wodmail.errors import Away, Failed, Refused, Temporary
 from wodmail.jobs.plan import PlannedStep, plan
 from wodmail.mail import command as commands
 from wodmail.mail import message as messages
@@ -37,6 +37,7 @@ MESSAGE_ID_KEPT = 998  # bytes: with the sender it is indexed, and PostgreSQL in
 LOGGED = 300
 NO_TEXT = "\ufffd"  # what the spool puts in place of bytes that are no text
 BATCH = 50
+LATER = 5.0  # seconds until a mail is looked at again that only the API-DB can explain, while that is away
 
 
 class _Untrusted(Refused):
@@ -103,7 +104,9 @@ class Intake:
         self._settings, self._spool, self._store, self._registry = settings, spool, store, registry
         self._kick, self._describe, self._facts = kick, describe, facts
         self._limits = Limits.of(settings)
+        self._catalog = Catalog(settings.WODNOBO, settings.WODPRIVNOBO)
         self._broken: set[str] = set()
+        self._later: dict[str, float] = {}
         self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> int:
@@ -129,10 +132,17 @@ class Intake:
         return len(keys)
 
     def waiting(self) -> list[str]:
-        """The keys of the mails to take in, in order; without those that were set aside."""
+        """The keys of the mails to take in now, in order; without those set aside or to be looked at later."""
         keys = self._spool.new()
         self._broken.intersection_update(keys)
-        return [key for key in keys if key not in self._broken]
+        now = time.monotonic()
+        self._later = {key: due for key, due in self._later.items() if key in keys}
+        return [key for key in keys if key not in self._broken and self._later.get(key, 0.0) <= now]
+
+    @property
+    def held(self) -> bool:
+        """Whether a mail waits for the API-DB before it can be understood."""
+        return bool(self._later)
 
     def _take_guarded(self, key: str) -> None:
         try:
@@ -161,28 +171,40 @@ class Intake:
 
     def _take_all(self, keys: list[str]) -> None:
         """Take in mails in one transaction: requests and jobs stand or fall together."""
-        parsed = [(mail, messages.read(mail.raw)) for mail in self._read(keys)]
-        if not parsed:
+        judged = self._judge_all(keys)
+        if not judged:
             return
         written: list[tuple[int, NewRequest]] = []
         with self._store.transaction() as connection:
             query = sa.select(requests.c.spool_key).where(
                 requests.c.backend == self._store.backend,
-                requests.c.spool_key.in_([mail.key for mail, _ in parsed]),
+                requests.c.spool_key.in_([mail.key for mail, _ in judged]),
             )
             known = set(connection.execute(query).scalars())
-            for mail, message in parsed:
+            for mail, found in judged:
                 if mail.key not in known:
-                    written.append(self._take(connection, mail, message))
+                    written.append(self._take(connection, mail, found))
         for number, new in written:
             _tell(number, new)
         if any(new.state is State.WAITING for _, new in written):
             self._kick()
-        for mail, _ in parsed:
+        for mail, _ in judged:
             self._spool.settle(mail.key)
 
-    def _take(self, connection: sa.Connection, mail: StoredMail, message: Message) -> tuple[int, NewRequest]:
-        judged = self._judge(mail, message)
+    def _judge_all(self, keys: list[str]) -> list[tuple[StoredMail, Judged]]:
+        """Judge mails before the transaction begins: the registry may take its time to answer."""
+        judged = []
+        for mail in self._read(keys):
+            try:
+                judged.append((mail, self._judge(mail, messages.read(mail.raw))))
+            except Away as error:
+                self._later[mail.key] = time.monotonic() + LATER
+                log.warning("mail-held", key=mail.key, cause=error.operator)
+            else:
+                self._later.pop(mail.key, None)
+        return judged
+
+    def _take(self, connection: sa.Connection, mail: StoredMail, judged: Judged) -> tuple[int, NewRequest]:
         new = self._without_duplicates(connection, judged) if judged.trusted else judged.new
         number = accept(connection, self._store.backend, new)
         if judged.verdict is not None:
@@ -244,7 +266,10 @@ class Intake:
         if not isinstance(parsed, Broken):
             return parsed, ""
         reading = commands.reading(self._settings)
-        repaired, note = commands.repair(parsed, self._registry.participant_student, reading, self._limits)
+        try:
+            repaired, note = commands.repair(parsed, self._registry.participant_student, reading, self._limits)
+        except Failed as error:  # it clearly says no, and will not say anything else by itself
+            raise Refused(f"{error.sender} Nothing was changed. Send the mail again then.", error.operator) from error
         log.warning("mail-repaired", subject=commands.visible(subject), note=note)
         return repaired, note
 
@@ -274,9 +299,20 @@ class Intake:
             raise commands.not_available(command)
         found = None
         if command.action not in (Action.PING, Action.PURGE):
-            found = self._registry.workshop(workshop)
+            found = self._workshop(workshop)
             self._check_range(found, meaning)
         return Understood(command, meaning, workshop, found, repaired)
+
+    def _workshop(self, name: str) -> Workshop:
+        """What is known of a workshop; what the API-DB says of it is looked at again when the job begins."""
+        try:
+            return self._registry.workshop(name)
+        except (Away, Failed) as error:
+            found = self._catalog.find(name)
+            if found is None:
+                raise
+            log.warning("service-away", cause=error.operator)
+            return found
 
     def _check_range(self, workshop: Workshop, meaning: commands.Interpretation) -> None:
         if workshop.range is None or not self._settings.WODSTRICTRANGE:

@@ -24,6 +24,7 @@ def _query() -> sa.Select[Any]:
         job.c.action == "CLEANUP",
         job.c.participant != 0,
         job.c.participant == other.c.participant,
+        other.c.action.in_(["RESET", "PURGE"]),  # a CREATE may be parked too: while the API-DB is away
         other.c.parked_until.is_not(None),
         other.c.enqueued.is_(False),
     )

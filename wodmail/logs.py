@@ -45,6 +45,7 @@ class Event(StrEnum):
     """The names that events have; who watches the logs can rely on them."""
 
     CHILDREN_ENDED = "children-ended"
+    CREATE_LATE = "create-late"
     DRAIN_UNFINISHED = "drain-unfinished"
     HAND_OVER_FAULT = "hand-over-fault"
     INTAKE_FAULT = "intake-fault"
@@ -53,6 +54,7 @@ class Event(StrEnum):
     JOB_POISON = "job-poison"
     JOB_SHELVED = "job-shelved"
     JOB_STARTED = "job-started"
+    MAIL_HELD = "mail-held"
     MAIL_REPAIRED = "mail-repaired"
     MAIL_SET_ASIDE = "mail-set-aside"
     REPLY_DEFERRED = "reply-deferred"

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from wodmail import alarms
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
@@ -151,6 +152,8 @@ class Outbox:
             return reply.render_plan(self._settings, data, _plan_of(notes["plan"]))
         if kind == "budget":
             return reply.render_budget_notice(self._settings, data, datetime.fromtimestamp(time.time() + HOUR, UTC))
+        if kind == alarms.KIND:
+            return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60))
         if kind == "credentials":
             return self._credentials(row, request, data)
         return reply.render_result(self._settings, data)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import structlog
 
 from wodmail import __version__, directory, hub, registry, requests, students
+from wodmail.alarms import Alarms
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.engine import Engine
@@ -140,6 +141,7 @@ class Server:
         parts = self.services
         describe = Describer(parts)
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.kick, describe, self._facts)
+        self.alarms = Alarms(settings, store)
         self.outbox = Outbox(self.services, Sender(settings), self._make_way)
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
@@ -253,7 +255,14 @@ class Server:
             self._stopping.wait(1.0)
 
     def _control(self) -> None:
-        """What other processes asked for: the end of jobs. What they retry is found by the engine's own looks."""
+        """What time brings, and what other processes asked for: the end of jobs.
+
+        What they retry is found by the engine's own looks.
+        """
+        if self.intake.held:
+            self._wake.set()
+        if self.alarms.look():
+            self._due.set()
         for job, begun in requests.to_abort(self.services.store):
             if begun:
                 self.services.children.end_job(job)
@@ -295,7 +304,7 @@ class Server:
 
     def idle(self) -> bool:
         """Whether every mail is taken in, every job ended and every mail that can go out is out."""
-        if self.intake.waiting() or self._wake.is_set():
+        if self.intake.waiting() or self.intake.held or self._wake.is_set():
             return False
         store = self.services.store
         unfinished = store.row(sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1))

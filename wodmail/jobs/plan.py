@@ -34,6 +34,7 @@ class PlannedStep:
 
 
 ALWAYS = frozenset({"forget-variables", "trace"})
+AWAIT_REGISTRY = "await-registry"
 _EACH = "-student"
 
 
@@ -151,6 +152,14 @@ def _reset(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
         steps += _each(kind, what, spec.students)
     steps.append(_step("forget-variables", "remove the temporary variable files"))
     return steps
+
+
+def await_registry(spec: JobSpec) -> list[PlannedStep]:
+    """What a job does while nobody can say what belongs to its workshop: the API-DB is away."""
+    return [
+        PlannedStep(AWAIT_REGISTRY, AWAIT_REGISTRY, spec.students[0]),
+        PlannedStep("trace", "trace", spec.students[0], True, False),
+    ]
 
 
 def plan(spec: JobSpec, workshop: Workshop | None) -> list[PlannedStep]:

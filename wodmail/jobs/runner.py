@@ -15,11 +15,11 @@ from wodmail import requests
 from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
-from wodmail.errors import Refused, Temporary, WodmailError
-from wodmail.jobs.plan import PlannedStep, named, plan
+from wodmail.errors import Away, Failed, Refused, Temporary, WodmailError
+from wodmail.jobs.plan import AWAIT_REGISTRY, PlannedStep, await_registry, named, plan
 from wodmail.jobs.services import Services, StepContext
 from wodmail.jobs.steps import STEPS
-from wodmail.model import FINISHED, JobSpec, State, StepResult
+from wodmail.model import FINISHED, Action, JobSpec, State, StepResult
 from wodmail.store import iso, jobs, steps
 from wodmail.store import requests as request_table
 
@@ -39,6 +39,19 @@ def retry_delay(tries: int) -> float | None:
         seconds, or None when it has been tried often enough.
     """
     return None if tries >= TRIES else float(2**tries) / 4
+
+
+def away_pause(waited: float, patience: float) -> float | None:
+    """How long a job gives its worker back while a service that it must read is away (pure).
+
+    Args:
+        waited: seconds since it was found away, 0 or more.
+        patience: WODAPIDBPATIENCE, seconds.
+
+    Returns:
+        seconds, at first 1, at last 15; None when its patience is over.
+    """
+    return None if waited >= patience else min(max(waited / 4, 1.0), 15.0, patience - waited)
 
 
 def outcome_of(error: WodmailError) -> StepResult:
@@ -63,7 +76,7 @@ _STEP_ENDS = (
     .where(steps.c.job == _NUMBER, steps.c.name == _NAMED)
     .values(state=sa.bindparam("to"), seconds=sa.bindparam("took"), result=sa.bindparam("left"))
 )
-_ONE_MORE = jobs.update().where(jobs.c.id == _NUMBER).values(steps_done=jobs.c.steps_done + 1)
+_ONE_MORE = jobs.update().where(jobs.c.id == _NUMBER).values(steps_done=jobs.c.steps_done + 1, waiting_since=None)
 
 
 class Runner:
@@ -87,6 +100,8 @@ class Runner:
         return row
 
     def _workshop(self, spec: JobSpec) -> Workshop | None:
+        if spec.action is Action.PURGE:  # ignores it
+            return None
         try:
             return self.services.registry.workshop(spec.ws)
         except Refused as error:
@@ -101,7 +116,7 @@ class Runner:
         if row["state"] in FINISHED:  # ended between hand-over and now
             return []
         spec = requests.spec_of(row)
-        planned = plan(spec, self._workshop(spec))
+        planned = self._plan(spec)
         finished = self._record_plan(job, planned)
         self._mark_running(row)
         if not finished:
@@ -115,6 +130,13 @@ class Runner:
             if step.name not in finished
         ]
 
+    def _plan(self, spec: JobSpec) -> list[PlannedStep]:
+        try:
+            return plan(spec, self._workshop(spec))
+        except (Away, Failed) as error:  # the step asks again, and tells it when it has to
+            log.warning("service-away", job=spec.job, cause=error.operator)
+            return await_registry(spec)
+
     def _record_plan(self, job: int, planned: list[PlannedStep]) -> set[str]:
         """Write the steps down as waiting; returns those that an earlier segment has finished."""
         with self.services.store.progress() as connection:
@@ -122,6 +144,9 @@ class Runner:
                 row.name: row
                 for row in connection.execute(sa.select(steps.c.name, steps.c.state).where(steps.c.job == job))
             }
+            if AWAIT_REGISTRY in known and planned[0].name != AWAIT_REGISTRY:  # now the plan is known
+                connection.execute(steps.delete().where(steps.c.job == job))
+                known = {}
             fresh = [
                 {"job": job, "position": position, "name": step.name, "state": State.WAITING.value}
                 for position, step in enumerate(planned, 1)
@@ -168,6 +193,10 @@ class Runner:
             tries += 1
             try:
                 return STEPS[context.step.kind](context)
+            except Away as error:
+                if self.draining():
+                    raise Drained from error
+                return self._wait_for(context, error)
             except Temporary as error:
                 delay = retry_delay(tries)
                 if delay is None or self.draining():
@@ -180,6 +209,17 @@ class Runner:
                 log.exception("step-crashed")
                 words = f"An internal error ended the step {context.step.name}; the operator's log has the cause."
                 return self._ended(StepResult(State.FAILED, error=words, cause=f"{type(error).__name__}: {error}"))
+
+    def _wait_for(self, context: StepContext, error: Away) -> StepResult:
+        """Give the worker back while a service is away; fail with its words when patience is over."""
+        now = time.time()
+        since = context.data.get("away_since")
+        since = float(since) if isinstance(since, int | float) else now
+        pause = away_pause(max(0.0, now - since), self.services.settings.WODAPIDBPATIENCE)
+        if pause is None:
+            return outcome_of(error)
+        log.warning("service-away", step=context.step.name, cause=error.operator)
+        return StepResult(State.WAITING, note=error.sender, again_in=pause, data={"away_since": since})
 
     def _ended(self, result: StepResult) -> StepResult:
         """A step whose children were ended because the server goes down has not failed: it runs again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets as random_source
 import string
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from wodmail import completion, vault
 from wodmail.catalog import Workshop
 from wodmail.errors import Failed, Refused
+from wodmail.jobs.plan import AWAIT_REGISTRY
 from wodmail.jobs.services import StepContext
 from wodmail.model import Action, State, StepResult
 from wodmail.scripts import Kind
@@ -51,6 +53,13 @@ def _workshop(ctx: StepContext) -> Workshop:
 
 
 # -- looking ----------------------------------------------------------------------------------------------------
+
+
+def await_registry(ctx: StepContext) -> StepResult:
+    """Stands in for the whole plan while the API-DB, which says what belongs to it, is away: then plan anew."""
+    with contextlib.suppress(Refused):  # `validate` says it
+        ctx.services.registry.workshop(ctx.spec.ws)
+    return StepResult(State.WAITING, note="the API-DB is back")
 
 
 def validate(ctx: StepContext) -> StepResult:
@@ -293,6 +302,7 @@ def trace(ctx: StepContext) -> StepResult:
 
 
 STEPS: dict[str, Callable[[StepContext], StepResult]] = {
+    AWAIT_REGISTRY: await_registry,
     "validate": validate,
     "validate-again": validate_again,
     "validate-seat": validate_again,

@@ -41,6 +41,7 @@ __all__ = [
     "render_budget_notice",
     "render_credentials",
     "render_duplicate",
+    "render_late",
     "render_ping",
     "render_plan",
     "render_refusal",
@@ -121,6 +122,13 @@ def render_budget_notice(settings: Settings, data: ReplyData, until: datetime) -
     """The last answer for a while to an address that was refused too often (WODREPLYBUDGET an hour)."""
     text = _render("budget", data=data, until=iso(until), budget=settings.WODREPLYBUDGET)
     return _reply(settings, data, "budget", "Further replies to you are held back for a while", text)
+
+
+def render_late(settings: Settings, data: ReplyData, minutes: int) -> EmailMessage:
+    """The alarm to WODMONITOR about a CREATE that is still at work so many minutes after its mail."""
+    width = max((len(step.name) for job in data.jobs for step in job.steps), default=0)
+    text = _render("late", data=data, minutes=minutes, participants=settings.apidb, width=width)
+    return _reply(settings, data, "late", f"Re: {data.quoted}: not finished after {minutes} minutes", text)
 
 
 def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessage:
