@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815 - http.server's names
 
     def _api(self, path: str, body: Any) -> None:
-        below = path.removeprefix("/api") if path.startswith("/api/") else "//" + path
+        below = path.removeprefix("/api") if path.startswith("/api/") else f"/outside{path}"
         token = self.headers.get("x-access-token") or ""
         fault = self.server.faults.take(self.command, below)
         if fault and fault.kind == "slow":
