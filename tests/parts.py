@@ -19,6 +19,7 @@ PROGRAMS = {
     "procmail": ("procmail", "procmail"),
     "setfacl": ("setfacl", "acl"),
     "shellcheck": ("shellcheck", "shellcheck"),
+    "slapd": ("slapd", "slapd"),
     "ssh-keygen": ("ssh-keygen", "openssh-client"),
     "sudo": ("sudo", "sudo"),
     "useradd": ("useradd", "passwd"),

@@ -51,5 +51,9 @@ class NoDirectory:
 
 def for_settings(settings: Settings) -> Directory:
     """The directory that a configuration names: LDAP when its keys are there, else none."""
-    del settings
-    return NoDirectory()
+    if not settings.WODLDAPSRVNAME:
+        return NoDirectory()
+    # Imported late: most backends have no LDAP, and `wodmail query` starts often.
+    from wodmail.ldap import LdapDirectory
+
+    return LdapDirectory(settings)
