@@ -14,6 +14,7 @@ PROGRAMS = {
     "bash": ("bash", "bash"),
     "nc": ("nc.openbsd", "netcat-openbsd"),
     "nc-traditional": ("nc.traditional", "netcat-traditional"),
+    "ip": ("ip", "iproute2"),
     "node": ("node", "nodejs"),
     "postfix": ("postfix", "postfix"),
     "procmail": ("procmail", "procmail"),
@@ -21,6 +22,7 @@ PROGRAMS = {
     "shellcheck": ("shellcheck", "shellcheck"),
     "slapd": ("slapd", "slapd"),
     "ssh-keygen": ("ssh-keygen", "openssh-client"),
+    "sshd": ("sshd", "openssh-server"),
     "sudo": ("sudo", "sudo"),
     "useradd": ("useradd", "passwd"),
 }
