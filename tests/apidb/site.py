@@ -43,6 +43,7 @@ class ApiDbSite:
         self._child: subprocess.Popen[bytes] | None = None
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
+        self._life = threading.RLock()  # no row is read or changed while it starts or ends
         self.configure(**settings)
 
     @property
@@ -72,14 +73,15 @@ class ApiDbSite:
 
     def start(self) -> None:
         """Serve on the port; returns when it answers."""
-        if self.running:
-            raise RuntimeError("the stand-in runs already")
-        if self._process:
-            self._start_process()
-            return
-        self._server = Server(self.port, State(self.data_file), RequestLog(self.log_file))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="apidb", daemon=True)
-        self._thread.start()
+        with self._life:
+            if self.running:
+                raise RuntimeError("the stand-in runs already")
+            if self._process:
+                self._start_process()
+                return
+            self._server = Server(self.port, State(self.data_file), RequestLog(self.log_file))
+            self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="apidb", daemon=True)
+            self._thread.start()
 
     def _start_process(self) -> None:
         files = ["--log", str(self.log_file), "--data", str(self.data_file)]
@@ -103,18 +105,20 @@ class ApiDbSite:
 
     def restart(self) -> None:
         """Kill it and start it again: same port, same rows, same log."""
-        self.kill()
-        self.start()
+        with self._life:
+            self.kill()
+            self.start()
 
     def _end(self, number: signal.Signals) -> None:
-        if self._child is not None:
-            os.kill(self._child.pid, number)
-            self._child.wait(timeout=20)
-            self._child = None
-        if self._server is not None and self._thread is not None:
-            self._server.end()
-            self._thread.join()
-            self._server = self._thread = None
+        with self._life:
+            if self._child is not None:
+                os.kill(self._child.pid, number)
+                self._child.wait(timeout=20)
+                self._child = None
+            if self._server is not None and self._thread is not None:
+                self._server.end()
+                self._thread.join()
+                self._server = self._thread = None
 
     # -- rows -------------------------------------------------------------------------------------------------
 
@@ -143,10 +147,11 @@ class ApiDbSite:
 
     def rows(self, table: str) -> list[Row]:
         """All rows of workshops, students or customers; booleans as booleans."""
-        if not self.running:
-            return State(self.data_file).rows(table)
-        found: list[Row] = self._ask("/read", {"table": table})
-        return found
+        with self._life:
+            if not self.running:
+                return State(self.data_file).rows(table)
+            found: list[Row] = self._ask("/read", {"table": table})
+            return found
 
     def find(self, table: str, number: int) -> Row | None:
         """One row by its id, None when absent."""
@@ -169,15 +174,17 @@ class ApiDbSite:
     def update(self, table: str, number: int, **fields: Any) -> Row:
         """Change fields of a row behind the API, as the frontend does; not in the log."""
         body = {"table": table, "id": number, "fields": fields}
-        found = self._ask("/update", body) if self.running else State(self.data_file).update(table, number, fields)
+        with self._life:
+            found = self._ask("/update", body) if self.running else State(self.data_file).update(table, number, fields)
         assert found is not None, f"{table} has no row {number}"
         return dict(found)
 
     def _add(self, table: str, rows: list[Row]) -> list[int]:
-        if not self.running:
-            return State(self.data_file).add(table, rows)
-        found: list[int] = self._ask("/rows", {"table": table, "rows": rows})
-        return found
+        with self._life:
+            if not self.running:
+                return State(self.data_file).add(table, rows)
+            found: list[int] = self._ask("/rows", {"table": table, "rows": rows})
+            return found
 
     # -- ways to go wrong -------------------------------------------------------------------------------------
 
@@ -198,10 +205,11 @@ class ApiDbSite:
 
     def configure(self, **settings: Any) -> None:
         """Change `token_seconds`, `absent`, `booleans`."""
-        if self.running:
-            self._ask("/configure", settings)
-        else:
-            State(self.data_file).configure(settings)
+        with self._life:
+            if self.running:
+                self._ask("/configure", settings)
+            else:
+                State(self.data_file).configure(settings)
 
     def set_account(self, name: str, password: str, roles: Iterable[str] = ("ROLE_ADMIN",)) -> None:
         """Add an account, or change its password and roles."""
