@@ -1,4 +1,7 @@
-"""Real Linux students for tests: an own range of users, a user without rights that runs wodmail, and the helper."""
+"""Real Linux students for tests: an own range of users, a user without rights that runs wodmail, and the helper.
+
+Tests with a `site` may run beside others; those with a `linux_deployment` share one file of sudo and are a group.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ from wodmail.config import Settings
 from wodmail.students import install
 from wodmail.students.linux import LinuxAccounts
 
+SLOT = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # each test process has users of its own
 BASE = 61000
-FIRST, LAST = 9001, 9004
-SERVICE = "wodmail-tests"
+FIRST, LAST = 9001 + 100 * SLOT, 9004 + 100 * SLOT
+SERVICE = f"wodmail-tests{SLOT}"
 
 
 class AsService(LinuxAccounts):
@@ -119,12 +123,12 @@ def site() -> Iterator[Site]:
 def users() -> Iterator[Path]:
     """The students and the service user, with homes below one folder; gives the folder, removes all of it at the end.
 
-    `service` in it is the service user's home, `students` holds the students'. One test process at a time.
+    `service` in it is the service user's home, `students` holds the students'. One user of a slot at a time.
     """
-    with Path("/var/tmp/wodmail-tests.lock").open("w") as lock:
+    with Path(f"/var/tmp/wodmail-tests{SLOT}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_users()
-        for left in Path("/etc/sudoers.d").glob("wodmail-tests-*"):
+        for left in Path("/etc/sudoers.d").glob(f"{SERVICE}-*"):
             left.unlink()  # by a run that was killed
         # Not below pytest's folder, which is shut for others: students must get to their homes.
         folder = Path(tempfile.mkdtemp(prefix="wodmail-tests-", dir="/var/tmp"))
@@ -152,7 +156,7 @@ def _make_users(folder: Path) -> None:
 
 
 def _made(folder: Path) -> Iterator[Site]:
-    sudoers = Path(f"/etc/sudoers.d/wodmail-tests-{os.getpid()}")
+    sudoers = Path(f"/etc/sudoers.d/{SERVICE}-{os.getpid()}")
     settings = Settings(
         WODUSER=SERVICE,
         WODUSERMIN=FIRST,

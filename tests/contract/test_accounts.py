@@ -78,7 +78,7 @@ def linux_site() -> Iterator[Site]:
 
 
 @pytest.mark.root
-@pytest.mark.xdist_group("linux-users")
+@pytest.mark.xdist_group("linux-accounts")
 class TestLinux(AccountsContract):
     """Real users, reached by an unprivileged one through sudo."""
 

@@ -16,7 +16,7 @@ from tests.parts import require
 from tests.postfix import Backend
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("postfix")]
 FRONTEND = "frontend@wod.test"
 
 

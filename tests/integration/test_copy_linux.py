@@ -15,7 +15,7 @@ from tests.linux_students import FIRST, SERVICE, Site, site
 from wodmail.copyfolder.writer import HelperWriter
 from wodmail.errors import Failed
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-copy")]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_what_private_task_files_made_survives_and_becomes_the_students(
     for path in (made, made.with_name("made-after.txt")):
         assert path.read_text() == "x"
         assert path.stat().st_uid == linux.uid(student)
-    assert "# Student 9002 of Own Workshops" in (made.parent / "0-ReadMeFirst.ipynb").read_text()
+    assert f"# Student {FIRST + 1} of Own Workshops" in (made.parent / "0-ReadMeFirst.ipynb").read_text()
     assert (made.parent / "Pictures/odd.bin").read_bytes() == (
         WORKSHOPS / "WKSHP-Small101/Pictures/odd.bin"
     ).read_bytes()
@@ -85,7 +85,7 @@ def test_a_home_that_is_a_link_to_elsewhere_is_told_and_left_alone(linux: Site, 
     kept = home.rename(home.with_name("kept"))
     home.symlink_to(tmp_path)
     try:
-        with pytest.raises(Failed, match="could not be written into the home of student9003"):
+        with pytest.raises(Failed, match=f"could not be written into the home of student{FIRST + 2}"):
             desk.copy("WKSHP-Some101", FIRST + 2)
     finally:
         home.unlink()

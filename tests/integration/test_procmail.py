@@ -11,7 +11,7 @@ from tests.postfix import PYTHON, ROOT, Backend
 from tests.support import wait_until
 from wodmail.mail.spool import Spool
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("postfix")]
 
 
 @pytest.fixture
