@@ -51,6 +51,10 @@ class Counting:
         """As Children.end_started."""
         return self._children.end_started(env)
 
+    def end_job(self, job: int) -> int:
+        """As Children.end_job."""
+        return self._children.end_job(job)
+
 
 class Direct:
     """Accounts that are written directly."""

@@ -1,4 +1,4 @@
-"""One run of copy_folder.yml through ansible-runner: private folder, launcher, time limit, events read into outcomes.
+"""One run of a playbook through ansible-runner: private folder, launcher, time limit, events read into outcomes.
 
 The job, which holds secrets, goes to ansible-playbook's standard input through memory; nothing of it is on a command
 line, in the environment or in a file.
@@ -22,7 +22,7 @@ from ansible_runner.config.runner import RunnerConfig
 from ansible_runner.runner import Runner
 from ansible_runner.utils import OutputEventFilter
 
-from wodmail import paths
+from wodmail import paths, processes
 from wodmail.copyfolder import handover
 from wodmail.copyfolder.job import Job
 from wodmail.errors import Failed
@@ -51,7 +51,7 @@ class Outcome:
     """What became of one student.
 
     Args:
-        files: how many files the workshop has.
+        files: how many files the workshop has, or how many programs were made.
         expanded: how many of them were templates.
         note: one line for the transcript.
         lines: lines for the trace.
@@ -80,7 +80,7 @@ class Run:
 
 
 def play(job: Job, settings: Settings, children: Launcher, number: int) -> dict[int, Outcome]:
-    """Run copy_folder.yml for a job's students.
+    """Run a job's playbook (`Job.playbook`) for its students.
 
     Args:
         job: what to do.
@@ -97,7 +97,7 @@ def play(job: Job, settings: Settings, children: Launcher, number: int) -> dict[
     try:
         folder = _folder(settings)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private = tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder)
+        private = tempfile.mkdtemp(prefix=_mark(), dir=folder)
     except OSError as error:
         raise Failed("there is no room for a playbook's temporary folder", str(error)) from error
     try:
@@ -107,7 +107,8 @@ def play(job: Job, settings: Settings, children: Launcher, number: int) -> dict[
     finally:
         shutil.rmtree(private, ignore_errors=True)
     if run.timed_out:
-        words = f"copying took longer than {settings.WODSTEPTIMEOUT:g} s and was ended"
+        doing = "compiling" if job.scripts else "copying"
+        words = f"{doing} took longer than {settings.WODSTEPTIMEOUT:g} s and was ended"
         return dict.fromkeys(job.students, Outcome(error=words, cause=words, output=_tail(run.text, job)))
     return outcomes(job, run)
 
@@ -116,8 +117,17 @@ def sweep(settings: Settings) -> None:
     """Remove the private folders of runs whose server was killed; those of living processes stay."""
     folder = _folder(settings)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if not Path("/proc", path.name.partition("-")[0]).exists():
+        pid, start, *_ = [*path.name.split("-"), ""]
+        living = processes.lookup(int(pid)) if pid.isdigit() else None
+        # The start time tells a process from a later one of that number (in a container it is often the same).
+        if living is None or (start.isdigit() and living.start != int(start)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _mark() -> str:
+    """The beginning of a private folder's name: whose it is."""
+    own = processes.lookup(os.getpid())
+    return f"{os.getpid()}-{own.start if own else ''}-"
 
 
 def _folder(settings: Settings) -> Path:
@@ -128,7 +138,7 @@ def _run(job: Job, settings: Settings, children: Launcher, number: int, private:
     argv, marks = children.prefix(number)
     own = paths.share("ansible")
     config = RunnerConfig(
-        str(private), playbook=str(own / "copy_folder.yml"), inventory=_inventories(settings), quiet=True
+        str(private), playbook=str(own / f"{job.playbook}.yml"), inventory=_inventories(settings), quiet=True
     )
     config.prepare()
     limit = _limit(settings)
@@ -231,7 +241,7 @@ def outcomes(job: Job, run: Run) -> dict[int, Outcome]:
             continue
         result = data.get("res", {})
         for each in result.get("wod_students", []):
-            found[each["student"]] = _outcome(each)
+            found[each["student"]] = _outcome(each, job.playbook)
         if event["event"] != "runner_on_ok" and "wod_students" not in result and not data.get("ignore_errors"):
             _blame_event(found, data, result, job, run)
     if run.status not in FINISHED:
@@ -246,10 +256,11 @@ def outcomes(job: Job, run: Run) -> dict[int, Outcome]:
     return {student: found.get(student, nothing) for student in job.students}
 
 
-def _outcome(each: Mapping[str, Any]) -> Outcome:
+def _outcome(each: Mapping[str, Any], playbook: str) -> Outcome:
     if each["ok"]:
-        return Outcome(each["files"], each["expanded"], each["note"], lines=(f"copy_folder: {each['note']}",))
-    return Outcome(error=each["error"], cause=each["cause"], lines=(f"copy_folder: {each['cause']}",))
+        return Outcome(each["files"], each["expanded"], each["note"], lines=(f"{playbook}: {each['note']}",))
+    lines = (f"{playbook}: {each['cause']}",)
+    return Outcome(error=each["error"], cause=each["cause"], lines=lines, output=each.get("output", ""))
 
 
 def _blame_event(
@@ -260,7 +271,9 @@ def _blame_event(
     named = re.fullmatch(r"student(\d+)", str(data.get("host", "")))
     students = (int(named.group(1)),) if named else job.students
     words = result.get("wod_error") or f"the private task {data.get('task')!r} failed: {_first(message)}"
-    failure = Outcome(error=str(words), cause=message, lines=(f"copy_folder: {message}",), output=_tail(run.text, job))
+    failure = Outcome(
+        error=str(words), cause=message, lines=(f"{job.playbook}: {message}",), output=_tail(run.text, job)
+    )
     for student in students:
         found[student] = replace(found.get(student, Outcome()), **_as_failure(failure))
 
@@ -280,4 +293,6 @@ def _first(text: str) -> str:
 def _tail(text: str, job: Job) -> str:
     """The last lines of the output, without the vault's password should a task have printed it."""
     tail = "\n".join(text.splitlines()[-TAIL_LINES:])
-    return tail.replace(job.secret, "******") if job.secret else tail
+    for secret in job.secrets:
+        tail = tail.replace(secret, "******")
+    return tail

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from wodmail import ansible_run, vault
+from wodmail import ansible_run, vaultkeys
 from wodmail.ansible_run import Launcher, Outcome
 from wodmail.copyfolder.request import from_settings
 from wodmail.errors import Failed
@@ -34,10 +34,10 @@ class Accounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CopyResult:
-    """A personalised workshop.
+    """A personalised workshop, or compiled scripts.
 
     Args:
-        files: how many files the workshop has.
+        files: how many files the workshop has, or how many programs were made.
         expanded: how many of them were templates.
         note: one line for the transcript.
     """
@@ -47,9 +47,22 @@ class CopyResult:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What requests have in common that go into one run.
+
+    Args:
+        workshop: the workshop as mailed.
+        scripts: scripts to compile; none to copy the workshop.
+    """
+
+    workshop: str
+    scripts: tuple[str, ...] = ()
+
+
 @dataclass(slots=True, eq=False)
 class _Want:
-    """One request in its workshop's queue."""
+    """One request in its queue."""
 
     job: int
     student: int
@@ -64,7 +77,7 @@ TOGETHER = 0.15  # seconds
 
 
 class Playbooks:
-    """Runs copy_folder.yml; safe to use from many threads.
+    """Runs copy_folder.yml and compile_scripts.yml; safe to use from many threads.
 
     Args:
         settings: the configuration.
@@ -77,7 +90,7 @@ class Playbooks:
         self._children = children
         self._accounts = accounts
         self._lock = threading.Lock()
-        self._queues: dict[str, list[_Want]] = {}
+        self._queues: dict[_Work, list[_Want]] = {}
         ansible_run.sweep(settings)
         self._slots = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
 
@@ -95,44 +108,68 @@ class Playbooks:
         Raises:
             Failed: names the file, line and variable of a template error, or what else went wrong.
         """
-        want = _Want(spec.job, student, pass_file, on_line)
+        return self._do(_Work(spec.workshop), spec, _Want(spec.job, student, pass_file, on_line))
+
+    def compile_scripts(
+        self,
+        spec: JobSpec,
+        student: int,
+        scripts: tuple[str, ...],
+        pass_file: Path | None,
+        on_line: Callable[[str], None],
+    ) -> CopyResult:
+        """Compile scripts and put the programs into a student's home; returns when that is done.
+
+        Args:
+            spec: the job; its workshop's variables are filled in.
+            student: whose home.
+            scripts: "a.sh" and so on, see `compiling.find`.
+            pass_file: as for `copy_folder`.
+            on_line: as for `copy_folder`.
+
+        Raises:
+            Failed: a script, a variable of it or the compiler is missing, or what the compiler says.
+        """
+        return self._do(_Work(spec.workshop, scripts), spec, _Want(spec.job, student, pass_file, on_line))
+
+    def _do(self, work: _Work, spec: JobSpec, want: _Want) -> CopyResult:
         with self._lock:
-            busy = spec.workshop in self._queues
-            self._queues.setdefault(spec.workshop, []).append(want)
+            busy = work in self._queues
+            self._queues.setdefault(work, []).append(want)
         if busy:
             want.turn.wait()
         if not busy or want.leads:
-            self._lead(spec)
+            self._lead(work, spec)
         return _result(want)
 
-    def _lead(self, spec: JobSpec) -> None:
-        """Run everything that waits for this workshop, then let the first of those that came meanwhile lead."""
+    def _lead(self, work: _Work, spec: JobSpec) -> None:
+        """Run everything that waits for this work, then let the first of those that came meanwhile lead."""
         batch: list[_Want] = []
         try:
             if spec.attempt > 1:  # interrupted copies come back side by side; one run lets all of them get on
                 time.sleep(TOGETHER)
             with self._slots:
                 with self._lock:
-                    queue = self._queues[spec.workshop]
+                    queue = self._queues[work]
                     batch, queue[:] = queue[:MAX_GROUP], queue[MAX_GROUP:]
-                self._run(spec, batch)
+                self._run(work, batch)
         finally:
-            self._pass_on(spec.workshop)
+            self._pass_on(work)
             for want in batch:
                 want.turn.set()
 
-    def _pass_on(self, workshop: str) -> None:
+    def _pass_on(self, work: _Work) -> None:
         with self._lock:
-            queue = self._queues[workshop]
+            queue = self._queues[work]
             if not queue:
-                del self._queues[workshop]
+                del self._queues[work]
                 return
             queue[0].leads = True
             queue[0].turn.set()
 
-    def _run(self, spec: JobSpec, batch: Sequence[_Want]) -> None:
+    def _run(self, work: _Work, batch: Sequence[_Want]) -> None:
         try:
-            outcomes = self._play(spec, batch)
+            outcomes = self._play(work, batch)
         except Failed as error:
             outcomes = {}
             for want in batch:
@@ -140,15 +177,16 @@ class Playbooks:
         for want in batch:
             want.outcome = outcomes.get(want.student, want.outcome)
 
-    def _play(self, spec: JobSpec, batch: Sequence[_Want]) -> Mapping[int, Outcome]:
+    def _play(self, work: _Work, batch: Sequence[_Want]) -> Mapping[int, Outcome]:
         settings = self._settings
         named = {want.student: str(want.pass_file) for want in batch if want.pass_file is not None}
         job = from_settings(
             settings,
             students=tuple(want.student for want in batch),
-            challenge=spec.workshop,
+            challenge=work.workshop,
+            scripts=work.scripts,
             writer=tuple(self._accounts.writer_argv()),
-            secret=vault.known_password(settings),
+            secrets=vaultkeys.known(settings),
             pass_files=named,
         )
         # A run for several belongs to none of their jobs: ending one job must not end the others' copy.
@@ -163,7 +201,7 @@ def _result(want: _Want) -> CopyResult:
         # A new one: several threads raise it, each with a traceback of its own.
         raise Failed(outcome.sender, outcome.operator, output=outcome.output)
     if outcome is None:
-        raise Failed("the copy run ended without saying what became of this student")
+        raise Failed("the playbook run ended without saying what became of this student")
     for line in outcome.lines:
         want.on_line(line)
     if outcome.error:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from wodmail.copyfolder import writer
 from wodmail.errors import Failed, Refused
 from wodmail.students.base import Accounts
+from wodmail.students.treewriter import Entry
 
 PASSWORD = "Werty123"
 
@@ -125,6 +127,33 @@ class AccountsContract:
             home.unlink()
             aside.rename(home)
         assert sorted(path.name for path in outside.iterdir()) == before
+
+    def test_programs_come_into_the_home(self, accounts: Accounts, student: int, outside: Path) -> None:
+        accounts.erase(student)
+        home = accounts.home(student)
+        (outside / "kept").write_text("kept")
+        (home / "train").symlink_to(outside / "kept")
+        (home / "check-1.2").write_text("old")
+        (home / "work" / "deep").mkdir(parents=True)
+        own(home)
+        with writer.opened(accounts.writer_argv(), str(home.parent)) as opened:
+            wanted = [Entry("train", "file", 0o4777, b"#!/bin/sh\nid -u\n"), Entry("check-1.2", "file", data=b"new")]
+            opened.put_programs(student, wanted)
+            for bad in ("work", ".bashrc", ".ssh/authorized_keys", "../x", "/tmp/x", "-x", "", "a\n", "x" * 101):
+                with pytest.raises(Failed, match="could not be written into the home"):
+                    opened.put_programs(student, [Entry(bad, "file", data=b"bad")])
+            with pytest.raises(Failed, match="could not be written into the home"):
+                opened.put_programs(student, [Entry("link", "link", target="/etc/passwd")])
+        assert (outside / "kept").read_text() == "kept"
+        assert (home / "check-1.2").read_bytes() == b"new"
+        for name in ("train", "check-1.2"):
+            status = (home / name).lstat()
+            assert (stat.filemode(status.st_mode), status.st_uid) == ("-rwx------", home.stat().st_uid)
+        names = sorted(path.name for path in home.iterdir())
+        assert names == [".bash_logout", ".bashrc", ".profile", ".ssh", "check-1.2", "train", "work"]
+        uid = home.stat().st_uid
+        done = subprocess.run([home / "train"], user=uid, cwd="/", capture_output=True, text=True, check=True)
+        assert done.stdout == f"{uid}\n"
 
     def test_many_calls_at_once(self, accounts: Accounts, student: int) -> None:
         with ThreadPoolExecutor(12) as pool:

@@ -13,7 +13,7 @@ from tests.support import wait_until
 from wodmail import ansible_run
 from wodmail.copyfolder.job import Job
 from wodmail.errors import Failed
-from wodmail.playbooks import CopyResult
+from wodmail.playbooks import CopyResult, _Work
 
 
 def test_fifty_requests_in_a_burst_take_few_runs_and_fail_apart(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_lone_request_runs_at_once_and_the_rest_gathers(tmp_path: Path, monkey
         first = pool.submit(desk.copy, "WKSHP-A", 1)
         wait_until(lambda: stage.runs, what="the first run")
         rest = [pool.submit(desk.copy, "WKSHP-A", student) for student in (2, 3, 4)]
-        wait_until(lambda: len(desk.playbooks._queues["WKSHP-A"]) == 3, what="three waiting")
+        wait_until(lambda: len(desk.playbooks._queues[_Work("WKSHP-A")]) == 3, what="three waiting")
         stage.let("WKSHP-A")
         assert first.result(timeout=20) == CopyResult(1, 1, "fine")
         wait_until(lambda: len(stage.runs) == 2, what="the second run")
@@ -98,7 +98,7 @@ def test_an_error_of_the_whole_run_reaches_everybody_in_it(tmp_path: Path, monke
         futures = [pool.submit(desk.copy, "WKSHP-A", 1)]
         assert entered.wait(20)
         futures += [pool.submit(desk.copy, "WKSHP-A", student) for student in (2, 3)]
-        wait_until(lambda: len(desk.playbooks._queues["WKSHP-A"]) == 2, what="two waiting")
+        wait_until(lambda: len(desk.playbooks._queues[_Work("WKSHP-A")]) == 2, what="two waiting")
         go.set()
         errors = [future.exception(timeout=20) for future in futures]
     assert [getattr(error, "operator", "") for error in errors] == ["for 1", "for 2", "for 2"]

@@ -1,5 +1,5 @@
-"""What the copy_folder playbook does, apart from Ansible's own machinery.
+"""What the playbooks for students do (copy_folder, compile_scripts), apart from Ansible's own machinery.
 
-`source`, `notebook`, `home` and `blame` are plain Python; `variables`, `expand` and `run` import Ansible and are only
-imported by the action plugin inside ansible-playbook, never by the server.
+`source`, `notebook`, `home` and `blame` are plain Python; `variables`, `expand`, `run`, `programs` and `plugin` import
+Ansible and are only imported by the action plugins inside ansible-playbook, never by the server.
 """

@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wodmail import config, students, vault
+from wodmail import config, students, vaultkeys
 from wodmail.copyfolder.job import Job, plain
 from wodmail.copyfolder.request import from_settings
 from wodmail.errors import Failed, Refused
 from wodmail.schema import Settings
 
 USAGE = "give -e STDID=121 (or 121,122) and -e WORKSHOP=WKSHP-Name or -e CHALLENGE=CHLG-Name"
+WHICH = "give -e SCRIPTS=a.sh,b.sh, the scripts to compile"
 
 
 def job(extra: Mapping[str, Any], loader: Any) -> Job:
@@ -40,10 +41,11 @@ def job(extra: Mapping[str, Any], loader: Any) -> Job:
         students=numbers(extra.get("STDID", extra.get("STUDENTS"))),
         challenge=challenge,
         writer=tuple(students.for_settings(settings).writer_argv()),
-        secret=vault.known_password(settings),
+        secrets=vaultkeys.known(settings),
         workshop=str(extra.get("WORKSHOP") or ""),
         modews=str(extra.get("MODEWS") or ""),
         folder=Path(str(extra.get("DIR") or "")).name,
+        scripts=names(extra.get("SCRIPTS")),
     )
     # Facts gathered from a shell may hold what is in that shell's environment; they are not kept.
     return dataclasses.replace(made, facts="")
@@ -59,6 +61,12 @@ def numbers(value: Any) -> tuple[int, ...]:
     if not all(re.fullmatch(r"[1-9][0-9]{0,8}", word) for word in words):
         raise Refused(f"{value!r} are no student numbers; {USAGE}")
     return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """Names of scripts from a text like "a.sh,b.sh" or a list; none from nothing."""
+    words = [str(each) for each in value] if isinstance(value, list) else re.split(r"[\s,]+", str(value or ""))
+    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def _settings(extra: Mapping[str, Any], loader: Any) -> Settings:

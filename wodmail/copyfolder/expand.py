@@ -1,16 +1,17 @@
-"""Expand a workshop's templates with Ansible's own engine. Imported inside Ansible only."""
+"""Expand templates of workshops with Ansible's own engine. Imported inside Ansible only."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from jinja2 import TemplateError
 
 from wodmail.copyfolder import blame, notebook
-from wodmail.copyfolder.source import Source, is_template
+from wodmail.copyfolder.source import is_template
 from wodmail.copyfolder.variables import first_line, trusted
 from wodmail.errors import Failed
 from wodmail.students.treewriter import Entry
@@ -32,41 +33,47 @@ TEMPLATE_ERRORS = (
 
 
 class Expander:
-    """Expands the templates of one workshop for one set of variables after the other.
+    """Expands the templates of one folder for one set of variables after the other.
 
     Args:
         templar: the action plugin's templar.
-        source: the workshop's folder.
+        folder: the folder that the templates are from.
         mask: hides secrets in the text of an error.
     """
 
-    def __init__(self, templar: Any, source: Source, mask: Mask) -> None:
+    def __init__(self, templar: Any, folder: Path, mask: Mask) -> None:
         self._templar = templar
-        self._source = source
+        self._folder = folder
         self._mask = mask
 
-    def files(self, variables: Mapping[str, Any]) -> list[Entry]:
-        """The workshop's entries, expanded where they are templates.
+    def files(self, entries: Iterable[Entry], variables: Mapping[str, Any]) -> list[Entry]:
+        """A workshop's entries, expanded where they are templates.
 
         Raises:
             Failed: names file, line and variable.
         """
-        return [self._file(entry, variables) for entry in self._source.entries]
+        return [self._file(entry, variables) if is_template(entry) else entry for entry in entries]
 
-    def _file(self, entry: Entry, variables: Mapping[str, Any]) -> Entry:
-        if not is_template(entry):
-            return entry
+    def text(self, entry: Entry, variables: Mapping[str, Any]) -> str:
+        """The text of one template, expanded.
+
+        Raises:
+            Failed: names file, line and variable.
+        """
         try:
             text = entry.data.decode()
         except UnicodeDecodeError as error:
             line = entry.data[: error.start].count(b"\n") + 1
             words = f"{entry.path} line {line} is not UTF-8 text, so its template marks can't be expanded"
-            raise Failed(words, f"{self._source.folder / entry.path}: {error.reason} at byte {error.start}") from error
-        expanded = self._render(entry, text, variables)
+            raise Failed(words, f"{self._folder / entry.path}: {error.reason} at byte {error.start}") from error
+        return self._render(entry, text, variables)
+
+    def _file(self, entry: Entry, variables: Mapping[str, Any]) -> Entry:
+        expanded = self.text(entry, variables)
         wrong = notebook.problem(expanded) if entry.path.endswith(".ipynb") else None
         if wrong:
             words = f"{entry.path} is no valid notebook after its variables were filled in: {wrong}"
-            raise Failed(self._mask(words), f"{self._source.folder / entry.path}: {self._mask(wrong)}")
+            raise Failed(self._mask(words), f"{self._folder / entry.path}: {self._mask(wrong)}")
         return Entry(entry.path, "file", entry.mode, expanded.encode(errors="surrogatepass"))
 
     def _render(self, entry: Entry, text: str, variables: Mapping[str, Any]) -> str:
@@ -77,14 +84,14 @@ class Expander:
             raise self._failure(entry, text, error, templar) from error
 
     def _for_file(self, entry: Entry, variables: Mapping[str, Any]) -> Any:
-        """A templar that finds `{% include %}` files beside the template and in the workshop's folder."""
-        beside = (self._source.folder / entry.path).parent
-        search = [str(beside), str(self._source.folder)]
+        """A templar that finds `{% include %}` files beside the template and in the folder."""
+        beside = (self._folder / entry.path).parent
+        search = [str(beside), str(self._folder)]
         return self._templar.copy_with_new_env(searchpath=search, available_variables=dict(variables))
 
     def _failure(self, entry: Entry, text: str, error: BaseException, templar: Any) -> Failed:
         """The error as file, line and variable, with what to do about it."""
-        where = self._source.folder / entry.path
+        where = self._folder / entry.path
         broken = blame.syntax(text)
         if broken:
             words = f"{entry.path} line {broken[0]}: the template's syntax is wrong: {broken[1]}"
@@ -136,9 +143,9 @@ def messages(error: BaseException) -> str:
     return " / ".join(parts)
 
 
-def facts_wanted(source: Source, known: Mapping[str, Any]) -> bool:
+def facts_wanted(templates: Iterable[Entry], known: Mapping[str, Any]) -> bool:
     """Whether a template names gathered facts: `ansible_facts` or an `ansible_…` name that is no variable."""
-    for entry in source.templates():
+    for entry in templates:
         for part in _INSIDE.findall(entry.data.decode(errors="replace")):
             names = set(_FACT.findall(part)) - {"ansible_managed"}
             if "ansible_facts" in names or any(name not in known for name in names):
@@ -146,7 +153,7 @@ def facts_wanted(source: Source, known: Mapping[str, Any]) -> bool:
     return False
 
 
-def other_hosts_wanted(source: Source) -> bool:
+def other_hosts_wanted(templates: Iterable[Entry]) -> bool:
     """Whether a template looks at the variables of a host other than its own."""
     pattern = re.compile(rb"hostvars(?!\s*\[\s*inventory_hostname\s*\])")
-    return any(pattern.search(entry.data) for entry in source.templates())
+    return any(pattern.search(entry.data) for entry in templates)

@@ -1,4 +1,4 @@
-"""What one run of the copy_folder playbook is to do, as it goes from the server to the action plugin."""
+"""What one run of a playbook for students is to do, as it goes from the server to the action plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOOKS = ("pre_templating.yml", "post_templating.yml")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run: a workshop for some students.
+    """One run: a workshop for some students, copied; or, when scripts are named, these compiled.
 
     Args:
         students: student numbers.
@@ -27,10 +27,12 @@ class Job:
         homes: folder of the homes (WODSTUDDIR).
         variables: the lowest layer of variables, the configuration file's.
         pass_files: student number (as text, it is a JSON key) to that student's variable file.
-        secret: what unlocks ansible-vault files; "" for nothing.
+        secrets: passwords that may open ansible-vault files.
         writer: argv of the program that writes into homes; empty to write directly (the sandbox).
         facts: file that keeps gathered facts, "" for none.
         pdf_script: path of wod-generate-pdf.sh.
+        scripts: scripts to compile ("a.sh"); then this is a job of compile_scripts.yml and copies nothing.
+        script_folders: folder of the public scripts, then of the private ones; "" where there is none.
     """
 
     students: tuple[int, ...]
@@ -45,9 +47,16 @@ class Job:
     pdf_script: str
     variables: dict[str, Any] = field(default_factory=dict, repr=False)
     pass_files: dict[str, str] = field(default_factory=dict)
-    secret: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     writer: tuple[str, ...] = ()
     facts: str = ""
+    scripts: tuple[str, ...] = ()
+    script_folders: tuple[str, str] = ("", "")
+
+    @property
+    def playbook(self) -> str:
+        """Name of the playbook that does it, without its ending."""
+        return "compile_scripts" if self.scripts else "copy_folder"
 
     def pass_file(self, student: int) -> Path | None:
         """The student's own variable file, which need not exist; None when none was named."""
@@ -78,7 +87,7 @@ class Job:
     def from_mapping(cls, data: Mapping[str, Any]) -> Job:
         """The job that `to_json` wrote, after it was read by whatever reads JSON."""
         values = plain(data)
-        for name in ("students", "notebooks", "variable_folders", "writer"):
+        for name in ("students", "notebooks", "variable_folders", "secrets", "writer", "scripts", "script_folders"):
             values[name] = tuple(values[name])
         return cls(**values)
 

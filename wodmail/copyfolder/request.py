@@ -1,4 +1,4 @@
-"""Make the job of a copy run from the configuration."""
+"""Make the job of a playbook run from the configuration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def from_settings(
     students: tuple[int, ...],
     challenge: str,
     writer: tuple[str, ...],
-    secret: str = "",
+    secrets: tuple[str, ...] = (),
     pass_files: Mapping[int, str] | None = None,
     workshop: str = "",
     modews: str = "",
     folder: str = "",
+    scripts: tuple[str, ...] = (),
 ) -> Job:
     """The job for some students of a workshop under a configuration.
 
@@ -36,11 +37,12 @@ def from_settings(
         students: student numbers.
         challenge: the workshop as mailed, WKSHP-Name or CHLG-Name.
         writer: see `Job`.
-        secret: see `Job`.
+        secrets: see `Job`.
         pass_files: variable files of students that aren't at the usual place.
         workshop: see `Job`; follows from the challenge by default.
         modews: see `Job`; follows from the challenge by default.
         folder: see `Job`; the workshop's name by default.
+        scripts: see `Job`.
 
     Raises:
         Failed: a name that is no name of a workshop or folder.
@@ -65,10 +67,12 @@ def from_settings(
             str(student): (pass_files or {}).get(student) or str(vault.pass_file(settings, challenge, student))
             for student in students
         },
-        secret=secret,
+        secrets=secrets,
         writer=writer,
         facts=str(settings.WODSTATEDIR / "facts.json"),
         pdf_script=str(own / "files" / "wod-generate-pdf.sh"),
+        scripts=scripts,
+        script_folders=(_text(settings.WODSCRIPTDIR), _text(settings.WODSCRIPTPRIVDIR)),
     )
 
 

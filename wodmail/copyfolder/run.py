@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wodmail.copyfolder import expand, home, source
+from wodmail.copyfolder import expand, home, source, writer
 from wodmail.copyfolder.job import Job
 from wodmail.copyfolder.variables import Layers
-from wodmail.copyfolder.writer import DirectWriter, HelperWriter, Writer
+from wodmail.copyfolder.writer import Writer
 from wodmail.errors import Failed
 from wodmail.students.treewriter import Entry
 
@@ -56,38 +55,70 @@ def run(job: Job, context: Context, phase: str = "all") -> list[dict[str, Any]]:
     """
     read = source.read(source.find(job.workshop, *job.notebooks))
     layers = Layers(context.loader, job)
-    shared = _shared(context, read, layers)
+    shared = shared_variables(context, read.templates(), layers)
     results = []
-    with _writer(job) as writer:
+    with writer.opened(job.writer, job.homes) as opened:
         for student in job.students:
-            one = _Student(job, student, read, writer, context.templar)
+            one = _Student(job, student, read, opened, context.templar)
             results.append(one.run(shared, layers, context.host, phase))
     return results
 
 
-def _shared(context: Context, read: source.Source, layers: Layers) -> dict[str, Any]:
-    """The variables that all students share, facts among them when a template asks for them."""
+def shared_variables(context: Context, templates: Iterable[Entry], layers: Layers) -> dict[str, Any]:
+    """The variables that all students share, facts among them when a template asks for them.
+
+    Args:
+        context: what Ansible gives.
+        templates: what will be expanded.
+        layers: the variable files.
+    """
+    templates = list(templates)
     shared = {**context.variables, **layers.common(), **context.extra}
     shared["inventory_hostname"] = context.host
     shared.setdefault("ansible_managed", "Ansible managed")
     shared.pop("wod_copy", None)
-    if expand.facts_wanted(read, {**shared, "ansible_facts": None}):
+    if expand.facts_wanted(templates, {**shared, "ansible_facts": None}):
         facts = context.gather()
         shared["ansible_facts"] = {**facts}
         shared |= {f"ansible_{name}": value for name, value in facts.items() if f"ansible_{name}" not in shared}
     hosts = context.variables.get("hostvars")
-    others = expand.other_hosts_wanted(read) and hosts is not None
+    others = expand.other_hosts_wanted(templates) and hosts is not None
     shared["hostvars"] = {name: hosts[name] for name in hosts if name != context.host} if others and hosts else {}
     return shared
 
 
-@contextlib.contextmanager
-def _writer(job: Job) -> Iterator[Writer]:
-    if not job.writer:
-        yield DirectWriter(job.homes)
-        return
-    with HelperWriter(job.writer) as helper:
-        yield helper
+def students_variables(shared: Mapping[str, Any], own: Mapping[str, Any], host: str) -> dict[str, Any]:
+    """All variables of one student: the shared ones, the student's own over them, and the host's view of both.
+
+    Args:
+        shared: see `shared_variables`.
+        own: see `Layers.own`.
+        host: the inventory's name of this host.
+    """
+    variables = {**shared, **own}
+    inner = {name: value for name, value in variables.items() if name != "hostvars"}
+    variables["hostvars"] = {**shared["hostvars"], host: inner}
+    return variables
+
+
+def mask_for(job: Job, student: int, secret: Mapping[str, Any]) -> Callable[[str], str]:
+    """Hides values (a password, tokens) and the vault's password in texts.
+
+    Args:
+        job: the run.
+        student: the student, whose number and workshop are no secrets.
+        secret: the variables whose values are.
+    """
+    known = set(job.inputs(student))
+    hidden = [str(value) for name, value in secret.items() if name not in known and len(str(value)) > 3]
+    hidden += job.secrets
+
+    def mask(text: str) -> str:
+        for value in sorted(hidden, key=len, reverse=True):
+            text = text.replace(value, "******")
+        return text
+
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +135,7 @@ class _Student:
         """The result line of this student."""
         try:
             own = layers.own(self.student)
-            variables = {**shared, **own}
-            inner = {name: value for name, value in variables.items() if name != "hostvars"}
-            variables["hostvars"] = {**shared["hostvars"], host: inner}
+            variables = students_variables(shared, own, host)
             return {"student": self.student, "ok": True, **self._write(variables, own, phase)}
         except Failed as error:
             return {"student": self.student, "ok": False, "error": error.sender, "cause": error.operator}
@@ -125,7 +154,8 @@ class _Student:
     def _files(self, variables: Mapping[str, Any], own: Mapping[str, Any], phase: str) -> list[Entry]:
         if phase == "copy":
             return list(self.source.entries)
-        files = expand.Expander(self.templar, self.source, self._mask(own)).files(variables)
+        mask = mask_for(self.job, self.student, own)
+        files = expand.Expander(self.templar, self.source.folder, mask).files(self.source.entries, variables)
         if phase == "all":
             return files
         # What is no template lies there already, perhaps changed by a private task file.
@@ -138,19 +168,6 @@ class _Student:
         if not any(_first(entry) for entry in self.source.entries):
             note += f"; there is no {home.READ_ME} to open at the start"
         return note
-
-    def _mask(self, own: Mapping[str, Any]) -> Callable[[str], str]:
-        """Hides what the student's own variables hold (a password, tokens) and the vault's password."""
-        known = set(self.job.inputs(self.student))
-        hidden = [str(value) for name, value in own.items() if name not in known and len(str(value)) > 3]
-        hidden += [self.job.secret] if self.job.secret else []
-
-        def mask(text: str) -> str:
-            for value in sorted(hidden, key=len, reverse=True):
-                text = text.replace(value, "******")
-            return text
-
-        return mask
 
 
 def _first(entry: Entry) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.parsing.vault import VaultSecret
+from ansible.parsing.vault import AnsibleVaultError, VaultSecret
 
+from wodmail import vault
 from wodmail.copyfolder.job import Job
 from wodmail.errors import Failed
 
@@ -30,7 +31,7 @@ class Layers:
     """Loads and layers the variable files of a job, each file once.
 
     Args:
-        loader: Ansible's DataLoader; unlocks vault files once `job.secret` was given to it.
+        loader: Ansible's DataLoader; unlocks vault files once `job.secrets` were given to it.
         job: the job.
     """
 
@@ -38,8 +39,8 @@ class Layers:
         self._loader = loader
         self._job = job
         self._known: dict[str, dict[str, Any]] = {}
-        if job.secret:
-            loader.set_vault_secrets([("default", VaultSecret(job.secret.encode()))])
+        if job.secrets:
+            loader.set_vault_secrets([("default", VaultSecret(secret.encode())) for secret in job.secrets])
 
     def common(self) -> dict[str, Any]:
         """What all students of the job share: the configuration, then the variable files."""
@@ -47,6 +48,13 @@ class Layers:
         for path in files(self._job):
             merged.update(self._load(path))
         return {name: value for name, value in merged.items() if name not in RESERVED}
+
+    def workshops(self) -> dict[str, Any]:
+        """What the workshop's own variable files hold: its tokens, among other things."""
+        merged: dict[str, Any] = {}
+        for path in workshop_files(self._job):
+            merged.update(self._load(path))
+        return merged
 
     def own(self, student: int) -> dict[str, Any]:
         """What belongs to one student: the pass file, and the inputs that nothing overrides."""
@@ -61,7 +69,7 @@ class Layers:
             try:
                 self._known[name] = self._mapping(name)
             except AnsibleError as error:
-                raise Failed(f"the variable file {path.name} can't be read", f"{name}: {first_line(error)}") from error
+                raise _unreadable(path, error) from error
         return self._known[name]
 
     def _mapping(self, name: str) -> dict[str, Any]:
@@ -74,6 +82,17 @@ class Layers:
         return dict(data or {})
 
 
+def _unreadable(path: Path, error: AnsibleError) -> Failed:
+    """The error for a file that Ansible can't read; a vault that stays shut is told apart."""
+    cause = f"{path}: {first_line(error)}"
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, AnsibleVaultError):
+            return Failed(vault.wrong_key(path.name), cause)
+        seen = seen.__cause__
+    return Failed(f"the variable file {path.name} can't be read", cause)
+
+
 def files(job: Job) -> list[Path]:
     """The variable files that exist, lowest first: public all and group, the same private, then the workshop's two."""
     folders = [Path(folder) for folder in job.variable_folders if folder]
@@ -81,8 +100,14 @@ def files(job: Job) -> list[Path]:
     for folder in folders:
         for name in ("all", job.group):
             found += _group_files(folder / "group_vars", name)
+    return found + workshop_files(job)
+
+
+def workshop_files(job: Job) -> list[Path]:
+    """The workshop's two variable files, those that exist: public, then private."""
+    folders = [Path(folder) for folder in job.variable_folders if folder]
     own = [folder / job.group / f"variables_{job.challenge}.yml" for folder in folders]
-    return found + [path for path in own if path.is_file()]
+    return [path for path in own if path.is_file()]
 
 
 def _group_files(folder: Path, name: str) -> list[Path]:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -32,6 +32,32 @@ class Writer(Protocol):
             Failed: the home could not be written.
         """
 
+    def put_programs(self, student: int, programs: Sequence[Entry]) -> None:
+        """Put programs into the student's home, in the place of files of their names.
+
+        Args:
+            student: the student's number.
+            programs: files, their paths plain names; they get mode 0700.
+
+        Raises:
+            Failed: the home could not be written, or a folder of such a name is there.
+        """
+
+
+@contextlib.contextmanager
+def opened(argv: Sequence[str], homes: str) -> Iterator[Writer]:
+    """The writer for a run.
+
+    Args:
+        argv: argv of the root helper; empty to write directly (the sandbox).
+        homes: the folder of all homes (WODSTUDDIR).
+    """
+    if not argv:
+        yield DirectWriter(homes)
+        return
+    with HelperWriter(argv) as helper:
+        yield helper
+
 
 class DirectWriter:
     """Writes as the running user, for sandbox homes; a missing home is made.
@@ -45,6 +71,17 @@ class DirectWriter:
 
     def write(self, student: int, workshop: str, remove: Sequence[str], entries: Sequence[Entry]) -> None:
         """See `Writer.write`."""
+        with self._home(student, f"the files of {workshop}") as home:
+            treewriter.install(home, remove, entries)
+
+    def put_programs(self, student: int, programs: Sequence[Entry]) -> None:
+        """See `Writer.put_programs`."""
+        with self._home(student, _named(programs)) as home:
+            treewriter.put_programs(home, programs)
+
+    @contextlib.contextmanager
+    def _home(self, student: int, what: str) -> Iterator[int]:
+        """The home as a descriptor, what goes wrong with it told."""
         name = f"student{student}"
         try:
             os.makedirs(self._homes, mode=0o755, exist_ok=True)  # noqa: PTH103 - a text all the way
@@ -55,9 +92,9 @@ class DirectWriter:
             words = f"the home of {name} is no folder of its own; nothing was written"
             raise Failed(words, f"{self._homes}/{name}: {error}") from error
         try:
-            treewriter.install(home, remove, entries)
+            yield home
         except (OSError, treewriter.BadPathError) as error:
-            raise Failed(f"the files of {workshop} could not be written into the home of {name}", f"{error}") from error
+            raise Failed(f"{what} could not be written into the home of {name}: {error}", f"{error}") from error
         finally:
             os.close(home)
 
@@ -66,7 +103,8 @@ class HelperWriter:
     """Writes through the root helper, one process for the whole run; the tree travels as a tar archive.
 
     The dialogue is JSON lines (docs/accounts.md): a request `{"op": "install_tree", "student", "workshop", "remove",
-    "bytes"}` followed by that many bytes of tar; the answer `{"ok": true}` or `{"ok": false, "error", "cause"}`.
+    "bytes"}` or `{"op": "install_programs", "student", "bytes"}` followed by that many bytes of tar; the answer
+    `{"ok": true}` or `{"ok": false, "error", "cause"}`.
 
     Args:
         argv: how the helper is started, e.g. ["sudo", "-n", "/usr/local/libexec/wodmail-helper"].
@@ -88,17 +126,18 @@ class HelperWriter:
 
     def write(self, student: int, workshop: str, remove: Sequence[str], entries: Sequence[Entry]) -> None:
         """See `Writer.write`."""
+        request = {"op": "install_tree", "student": student, "workshop": workshop, "remove": list(remove)}
+        self._install(request, entries, f"the files of {workshop}")
+
+    def put_programs(self, student: int, programs: Sequence[Entry]) -> None:
+        """See `Writer.put_programs`."""
+        self._install({"op": "install_programs", "student": student}, programs, _named(programs))
+
+    def _install(self, request: dict[str, object], entries: Sequence[Entry], what: str) -> None:
         archive = treewriter.pack(entries)
-        request = {
-            "op": "install_tree",
-            "student": student,
-            "workshop": workshop,
-            "remove": list(remove),
-            "bytes": len(archive),
-        }
-        answer = self._ask(json.dumps(request).encode() + b"\n" + archive)
+        answer = self._ask(json.dumps({**request, "bytes": len(archive)}).encode() + b"\n" + archive)
         if answer.get("ok") is not True:
-            words = f"the files of {workshop} could not be written into the home of student{student}"
+            words = f"{what} could not be written into the home of student{request['student']}"
             reason = [str(answer[key]) for key in ("error", "cause") if answer.get(key)]
             raise Failed(f"{words}: {reason[0]}" if reason else words, " ".join(reason) or "the helper gave no reason")
 
@@ -131,3 +170,7 @@ class HelperWriter:
         self._errors.seek(0)
         said = self._errors.read(2000).decode(errors="replace").strip()
         return f"{' '.join(self._argv)}: {said or error}"
+
+
+def _named(programs: Sequence[Entry]) -> str:
+    return f"the compiled {', '.join(program.path for program in programs)}"

@@ -232,6 +232,14 @@ def install_tree(limits: Limits, request: Request, account: Account) -> Answer:
     return Answer({"files": count})
 
 
+def install_programs(_limits: Limits, request: Request, account: Account) -> Answer:
+    """Put the payload's programs into the home itself: the student's, mode 0700, nobody else's."""
+    become(account)
+    with opened_home(account) as home, _home_trouble(account, "written to"):
+        count = treewriter.put_programs(home, treewriter.unpack(request.payload))
+    return Answer({"files": count})
+
+
 def read_notebooks(_limits: Limits, request: Request, account: Account) -> Answer:
     """The notebooks of a workshop, packed as a tar archive."""
     workshop = request.fields.get("workshop")
@@ -253,6 +261,7 @@ STUDENT: dict[str, Callable[[Limits, Request, Account], Answer]] = {
     "erase": erase,
     "verify_erased": verify_erased,
     "install_tree": install_tree,
+    "install_programs": install_programs,
     "read_notebooks": read_notebooks,
 }
 """Requests about one student; they run with the student's lock held."""
@@ -268,7 +277,8 @@ def perform(limits: Limits, request: Request) -> Answer:
     if name in ANYBODY:
         return ANYBODY[name](limits)
     if name not in STUDENT:
-        raise HelperError("refused", "The root helper doesn't do that.", f"op {name[:40]!r}")
+        cause = f"op {name[:40]!r}; after an update of wodmail run `wodmail helper install` as root"
+        raise HelperError("refused", "The root helper doesn't do that.", cause)
     account = account_of(limits, request.fields.get("student"))
     # Held until this worker has ended: it may be the student by then, and the next one ends all that is the student's.
     hold(account.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import stat
 import tarfile
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_DEPTH = 64
+PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 class BadPathError(ValueError):
@@ -87,6 +89,31 @@ def install(home: int, remove: Sequence[str], entries: Iterable[Entry]) -> int:
     with contextlib.ExitStack() as stack:
         folders = _Folders(home, stack)
         return sum(_write(folders, entry) for entry in entries)
+
+
+def put_programs(home: int, programs: Iterable[Entry]) -> int:
+    """Write programs into the home itself, mode 0700, each in the place of a file or link of its name.
+
+    Args:
+        home: descriptor of the home.
+        programs: files whose paths are plain names of letters, digits, "." (not first), "_" and "-" (not first).
+
+    Returns:
+        How many were written.
+
+    Raises:
+        OSError: the file system refused.
+        BadPathError: another kind of entry or name, or there is a folder of that name, which may be the student's work.
+    """
+    count = 0
+    for program in programs:
+        if program.kind != "file" or not PROGRAM.fullmatch(program.path):
+            raise BadPathError(f"{program.path!r} is no name of a program")
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(program.path, dir_fd=home, follow_symlinks=False).st_mode):
+                raise BadPathError(f"a folder named {program.path} is in the way")
+        count += _write_into(home, program.path, Entry(program.path, "file", 0o700, program.data))
+    return count
 
 
 def pack(entries: Iterable[Entry]) -> bytes:
