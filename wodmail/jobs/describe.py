@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wodmail import compiling
+from wodmail.errors import WodmailError
 from wodmail.jobs.plan import PlannedStep
 from wodmail.jobs.services import Services
 from wodmail.model import JobSpec
@@ -39,6 +41,8 @@ class Describer:
         if step.kind == "copy-folder":
             words = f"-e STDID={student} -e WORKSHOP={spec.ws} -e CHALLENGE={spec.workshop} -e MODEWS={spec.modews}"
             return [f"ansible-playbook {settings.WODANSIBLEDIR / 'copy_folder.yml'} {words}", f"into {home / spec.ws}"]
+        if step.kind == "compile":
+            return self._programs(spec, step)
         if step.kind == "password":
             return [f"set a password of {settings.WODPASSWORDLENGTH} characters for student{student}"]
         if step.kind == "erase":
@@ -50,6 +54,22 @@ class Describer:
         if step.kind == "ldap-password" and not self._services.directory.enabled:
             return ["no LDAP configured: skipped"]
         return self._calls(spec, step)
+
+    def _programs(self, spec: JobSpec, step: PlannedStep) -> list[str]:
+        """The run that compiles, and where each script comes from and goes."""
+        settings = self._settings
+        try:
+            names = self._services.registry.workshop(spec.ws).compile
+            found = compiling.find(names, *compiling.folders(settings))
+        except WodmailError as error:
+            return [error.sender]
+        playbook = settings.WODANSIBLEDIR / "compile_scripts.yml"
+        words = (
+            f"-e STDID={step.student} -e WORKSHOP={spec.ws} -e CHALLENGE={spec.workshop} -e SCRIPTS={','.join(names)}"
+        )
+        home = self._accounts.home(step.student)
+        made = [f"shc -r -f {script.file} ({script.where}) into {home / script.program}" for script in found]
+        return [f"ansible-playbook {playbook} {words}", *made]
 
     def _calls(self, spec: JobSpec, step: PlannedStep) -> list[str]:
         dbid = step.student + self._settings.WODBASESTDID

@@ -66,6 +66,10 @@ def _create(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
     steps += [
         _step("hub-stop", "stop the student's JupyterHub server"),
         _step("erase", "end the student's processes, empty the home, copy the skeleton, make an ssh key pair"),
+    ]
+    if workshop.compile:
+        steps.append(_step("compile", f"compile_scripts.yml: compile {', '.join(workshop.compile)} into the home"))
+    steps += [
         _step("create-script", f"run create-{spec.ws}.sh, public then private"),
         _step("copy-folder", f"copy_folder.yml: personalise {spec.ws} ({spec.modews}) into the home"),
         _step("post-copy-script", f"run post-copy-{spec.ws}.sh, public then private"),

@@ -8,7 +8,7 @@ import string
 import time
 from collections.abc import Callable
 
-from wodmail import completion, vault
+from wodmail import compiling, completion, vault
 from wodmail.catalog import Workshop
 from wodmail.errors import Failed, Refused
 from wodmail.jobs.plan import AWAIT_REGISTRY
@@ -79,11 +79,9 @@ def validate(ctx: StepContext) -> StepResult:
             f"{spec.ws} says reset: true but there is no reset-{spec.ws}.sh to run. "
             "Add the script, or set reset: false."
         )
-    if spec.action is Action.CREATE and workshop.compile:
-        raise Refused(
-            f"{spec.ws} lists scripts to compile ({', '.join(workshop.compile)}), which this version of wodmail can't "
-            "do. Set compile: false in its wod.yml.",
-        )
+    if spec.action is Action.CREATE and workshop.compile:  # told before anything is changed
+        compiling.find(workshop.compile, *compiling.folders(services.settings))
+        compiling.check_tools()
     return StepResult(State.DONE, warnings=_range_warnings(ctx, workshop))
 
 
@@ -155,7 +153,7 @@ def ldap_password(ctx: StepContext) -> StepResult:
 def pass_file(ctx: StepContext) -> StepResult:
     """Write PASSSTU for the notebooks' templates, encrypted."""
     student, settings = ctx.step.student, ctx.services.settings
-    key = vault.password(settings)
+    key = vaultkeys.password(settings)
     ctx.services.masker.register(key)
     vault.write(vault.pass_file(settings, ctx.spec.workshop, student), {"PASSSTU": ctx.password(student)}, key)
     return _DONE
@@ -190,6 +188,16 @@ def erase(ctx: StepContext) -> StepResult:
     """End the student's processes, empty the home, copy the skeleton, make a key pair."""
     ctx.services.accounts.erase(ctx.step.student)
     return _DONE
+
+
+def compile_scripts(ctx: StepContext) -> StepResult:
+    """Make programs of the workshop's scripts in the student's home."""
+    student, services, scripts = ctx.step.student, ctx.services, _workshop(ctx).compile
+    if not scripts:
+        return _skipped(f"{ctx.spec.ws} lists no scripts any more")
+    file = vault.pass_file(services.settings, ctx.spec.workshop, student)
+    made = services.playbooks.compile_scripts(ctx.spec, student, scripts, file if file.exists() else None, ctx.line)
+    return StepResult(State.DONE, note=made.note)
 
 
 def copy_folder(ctx: StepContext) -> StepResult:
@@ -316,6 +324,7 @@ STEPS: dict[str, Callable[[StepContext], StepResult]] = {
     "hub-start": hub_start,
     "erase": erase,
     "copy-folder": copy_folder,
+    "compile": compile_scripts,
     "create-script": _script("create"),
     "cleanup-script": _script("cleanup"),
     "reset-script": _script("reset"),
