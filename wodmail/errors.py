@@ -51,6 +51,10 @@ class Failed(WodmailError):
         self.output = output
 
 
+class NotLetIn(Failed):
+    """A service refuses our account or what it may do: no call will work before an operator has mended that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a configuration: where (a key or file path) and what to do about it."""

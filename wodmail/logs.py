@@ -35,6 +35,7 @@ FOREIGN_LEVELS = {
     "ansible-runner.display": logging.CRITICAL + 30,
     "ansible-runner.debug": logging.WARNING,
     "asyncio": logging.WARNING,
+    "httpcore": logging.WARNING,
     "httpx": logging.WARNING,
     "py.warnings": logging.WARNING,
 }
@@ -72,11 +73,16 @@ class Event(StrEnum):
     SERVER_STARTED = "server-started"
     SERVER_STOPPED = "server-stopped"
     SERVICE_AWAY = "service-away"
+    SERVICE_BACK = "service-back"
     STEP_CRASHED = "step-crashed"
     STEP_ENDED = "step-ended"
     STEP_FAILED = "step-failed"
     SWEPT = "swept"
     WORKSHOP_UNKNOWN = "workshop-unknown"
+    WRITE_DEFERRED = "write-deferred"
+    WRITE_DELIVERED = "write-delivered"
+    WRITE_FAILED = "write-failed"
+    WRITE_KEPT = "write-kept"
 
 
 def _forms(secret: str) -> frozenset[str]:

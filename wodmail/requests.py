@@ -14,7 +14,7 @@ import structlog
 from wodmail.errors import Refused
 from wodmail.lanes import UNFINISHED
 from wodmail.model import Action, JobSpec, State
-from wodmail.store import CHUNK, Store, iso, jobs, lanes, mails, nonces, requests, steps
+from wodmail.store import CHUNK, Store, iso, jobs, lanes, mails, nonces, requests, steps, writes
 
 if TYPE_CHECKING:
     from wodmail.jobs.services import Services
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("wodmail.requests")
 
 RETRYABLE = (State.FAILED.value, State.ABORTED.value, State.SHELVED.value)
+_WITH_WRITES = sa.select(writes.c.job).where(writes.c.state == "kept")
 ACCEPTED = (*UNFINISHED, State.DONE.value, *RETRYABLE)
 
 
@@ -290,22 +291,28 @@ def request_state(states: Iterable[State], *, refused: bool) -> State:
 
 
 def forget_secrets(services: Services, request: int) -> None:
-    """Remove the passwords of a request whose jobs and mails have all ended; a shelved job keeps its own."""
+    """Remove the passwords of a request whose jobs and mails have all ended.
+
+    A shelved job keeps its own, and so does one whose writes to the API-DB are still kept.
+    """
     store = services.store
     due = store.row(sa.select(mails.c.id).where(mails.c.request == request, mails.c.state == "due").limit(1))
     if due is not None:
         return
     kept = (*UNFINISHED, State.SHELVED.value)
-    query = sa.select(jobs.c.id).where(jobs.c.request == request, jobs.c.state.not_in(kept))
+    query = sa.select(jobs.c.id).where(
+        jobs.c.request == request, jobs.c.state.not_in(kept), jobs.c.id.not_in(_WITH_WRITES)
+    )
     for row in store.rows(query):
         services.passwords.forget(row["id"])
 
 
 def jobs_with_passwords(store: Store) -> set[int]:
-    """Jobs that still need theirs: unfinished ones, shelved ones, and those whose request has mails to send."""
+    """Jobs that still need theirs: unfinished and shelved ones, and those with mails to send or writes to deliver."""
     due = sa.select(mails.c.request).where(mails.c.state == "due")
     kept = (*UNFINISHED, State.SHELVED.value)
-    query = sa.select(jobs.c.id).where(sa.or_(jobs.c.state.in_(kept), jobs.c.request.in_(due)))
+    needed = sa.or_(jobs.c.state.in_(kept), jobs.c.request.in_(due), jobs.c.id.in_(_WITH_WRITES))
+    query = sa.select(jobs.c.id).where(needed)
     return {row["id"] for row in store.rows(query)}
 
 
@@ -447,13 +454,15 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
     """Delete requests that ended long ago, at most CHUNK of them.
 
     Args:
-        older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due.
+        older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due or
+            whose writes are kept.
 
     Returns:
         The jobs whose workflows can go too, and the number of requests deleted.
     """
     with store.transaction() as connection:
         due = sa.select(mails.c.request).where(mails.c.state == "due")
+        kept = sa.select(writes.c.request).where(writes.c.state == "kept")
         old = list(
             connection.execute(
                 sa.select(requests.c.id)
@@ -461,6 +470,7 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
                     requests.c.backend == store.backend,
                     requests.c.finished_at < older_than,
                     requests.c.id.not_in(due),
+                    requests.c.id.not_in(kept),
                 )
                 .order_by(requests.c.id)
                 .limit(CHUNK)
@@ -472,5 +482,7 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
         connection.execute(mails.delete().where(mails.c.request.in_(old)))
         connection.execute(jobs.delete().where(jobs.c.id.in_(numbers)))
         connection.execute(requests.delete().where(requests.c.id.in_(old)))
+        failed = sa.and_(writes.c.backend == store.backend, writes.c.settled_at < older_than)
+        connection.execute(writes.delete().where(sa.or_(failed, writes.c.request.in_(old))))
         connection.execute(nonces.delete().where(nonces.c.seen_at < older_than))
     return numbers, len(old)

@@ -215,6 +215,9 @@ class Settings(BaseModel):
     WODAPIDBUSER: str = key("", "Its account for this backend.")
     WODAPIDBUSERPWD: str = key("", "That account's password.", secret=True)
     WODAPIDBTIMEOUT: float = key(10, "Longest time for one call, in seconds.", gt=0)
+    WODAPIDBRETRIES: int = key(
+        3, "How often a call is repeated after network errors, 429 and 5xx, with growing pauses.", ge=0, le=20
+    )
     WODAPIDBPATIENCE: float = key(
         600, "How long a job waits for an API-DB that is away before it fails, in seconds.", ge=0
     )

@@ -37,6 +37,18 @@ def reference(job: int, name: str) -> str:
     return text
 
 
+def job_of(ref: str) -> int:
+    """The job that a reference's secret belongs to.
+
+    Raises:
+        Failed: the text is no reference (it is not shown: it might be a password).
+    """
+    match = _REFERENCE.fullmatch(ref)
+    if match is None:
+        raise Failed("a stored password reference is broken; the operator has to look at it", "not a reference")
+    return int(match[1])
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

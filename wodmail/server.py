@@ -38,6 +38,7 @@ from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
 from wodmail.store import facts, jobs, mails, open_store
 from wodmail.trace import Trace, trace_path
+from wodmail.writes import kept, writes_of
 
 log = structlog.get_logger("wodmail.server")
 
@@ -68,7 +69,7 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
     children = Children(state)
     accounts = students.for_settings(settings)
     store = open_store(settings)
-    seats = registry.for_settings(settings, store)
+    seats = registry.for_settings(settings, store, masker)
     return Services(
         settings=settings,
         store=store,
@@ -143,6 +144,7 @@ class Server:
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.kick, describe, self._facts)
         self.alarms = Alarms(settings, store)
         self.outbox = Outbox(self.services, Sender(settings), self._make_way)
+        self.writes = writes_of(parts.registry)
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
 
@@ -163,6 +165,8 @@ class Server:
         self.engine.on_change(self._changed)
         self.engine.start()
         self._mailer.start()
+        if self.writes is not None:
+            self.writes.start(lambda request: requests.forget_secrets(self.services, request))
         if self.listener is not None:
             self.listener.start()
         log.info("server-ready", version=__version__, door=self.listener.port if self.listener else None)
@@ -296,6 +300,8 @@ class Server:
             self.engine.drain(UNWIND)
         if self.listener is not None:
             self.listener.stop()
+        if self.writes is not None:
+            self.writes.stop()
         self._mailer.join(timeout=5.0)
         self.engine.stop()
         self.services.store.close()
@@ -305,6 +311,8 @@ class Server:
     def idle(self) -> bool:
         """Whether every mail is taken in, every job ended and every mail that can go out is out."""
         if self.intake.waiting() or self.intake.held or self._wake.is_set():
+            return False
+        if self.writes is not None and not self.writes.idle():
             return False
         store = self.services.store
         unfinished = store.row(sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1))
@@ -328,6 +336,7 @@ class Server:
             "version": __version__,
             "jobs at work": len(self.engine.active),
             "workers": self.settings.WODWORKERS,
+            "writes kept": kept(self.services.store),
         }
 
 

@@ -1,4 +1,4 @@
-"""The tables: requests, jobs, lanes, steps and outgoing mails, in one database (SQLite or PostgreSQL).
+"""The tables: requests, jobs, lanes, steps, outgoing mails and kept writes, in one database (SQLite or PostgreSQL).
 
 Plain SQLAlchemy; knows nothing of how jobs are run. Times are ISO 8601 in UTC, or seconds since 1970 where they
 are compared.
@@ -128,6 +128,27 @@ mails = sa.Table(
     sa.Column("job", sa.Integer, nullable=False, default=0),
     sa.UniqueConstraint("request", "kind", "round", "recipient", "job"),
     sa.Index("wod_mails_budget", "recipient", "sent_at"),
+    sqlite_autoincrement=True,
+)
+
+writes = sa.Table(
+    "wod_writes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("lane", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("password", sa.Text, nullable=False, default=""),
+    sa.Column("request", sa.Integer, nullable=False, default=0, index=True),
+    sa.Column("job", sa.Integer, nullable=False, default=0),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("kept_at", sa.Float, nullable=False),
+    sa.Column("settled_at", sa.Float),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("next_try", sa.Float, nullable=False, default=0.0),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Index("wod_writes_lane", "backend", "state", "lane", "id"),
     sqlite_autoincrement=True,
 )
 

@@ -86,12 +86,14 @@ def show(file: Path | None, as_json: bool, number: int) -> None:
     Example: wodmail show 57
     """
     settings = load(file, files=False)
-    found = open_readonly(settings).describe([number])
+    store = open_readonly(settings)
+    found = store.describe([number])
     if not found:
         raise Refused(f"There is no request {number}. `wodmail requests` lists them.")
     from wodmail.trace import trace_path
+    from wodmail.writes import of_request
 
-    row = {**found[0], "trace": str(trace_path(settings))}
+    row = {**found[0], "trace": str(trace_path(settings)), "writes": of_request(store, number)}
     if as_json:
         click.echo(json.dumps({"version": VERSION, "request": row}, indent=2))
         return
@@ -107,6 +109,7 @@ def _show(row: dict[str, Any]) -> None:
         f"  received  {row['received']}  finished {row['finished'] or '-'}  sender {_plain(row['sender'] or '<>')}",
         f"  trace     {row['trace']}  (lines marked \\[{row['id']} …])",
     ]
+    lines += [f"  write     {_plain(_written(write))}" for write in row["writes"]]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
     for job in row["jobs"]:
         head = f"\njob {job['id']}, student {_span(job['students'])}: {_coloured(job['state'])}"
@@ -124,6 +127,12 @@ def _show(row: dict[str, Any]) -> None:
                 console.print(f"  cause of {step['name']}: {_plain(step['cause'])}", highlight=False, soft_wrap=True)
             if step["output"] and step["state"] == "failed":
                 console.print(f"  output of {step['name']}:\n{_plain(step['output'])}", highlight=False, soft_wrap=True)
+
+
+def _written(write: dict[str, Any]) -> str:
+    """A write to the API-DB that is kept or has failed, in a line."""
+    what = f"{write['path']} ({', '.join(write['fields'])}) {write['state']} since {write['kept']}"
+    return f"{what}: {write['error']}" if write["error"] else what
 
 
 @click.command()

@@ -46,6 +46,7 @@ __all__ = [
     "render_plan",
     "render_refusal",
     "render_result",
+    "render_write_failed",
     "result_json",
     "should_reply",
 ]
@@ -149,6 +150,18 @@ def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessag
         at=data.at,
         automatic="auto-generated",
     )
+
+
+def render_write_failed(settings: Settings, data: ReplyData, write: Mapping[str, object]) -> EmailMessage:
+    """The mail that tells WODMONITOR of a kept write that the API-DB has refused in the end.
+
+    Args:
+        settings: see `render_result`.
+        data: the request.
+        write: path, fields, kept and error, as `writes.described` gives them.
+    """
+    text = _render("write-failed", data=data, write=write)
+    return _reply(settings, data, "write-failed", f"Re: {data.quoted}: a write to the API-DB was refused", text)
 
 
 def _reply(settings: Settings, data: ReplyData, kind: str, subject: str, text: str) -> EmailMessage:

@@ -1,0 +1,237 @@
+"""The registry that a frontend fills: students, participants and workshops in the API-DB.
+
+Reads ask it at once; writes go through `wodmail.writes`, which keeps them while it is away. docs/api-db.md says which
+step makes which call.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from wodmail.apidb import ApiDb, NoRow
+from wodmail.catalog import Catalog, Workshop, folder_name, near
+from wodmail.errors import Away, Failed, Refused
+from wodmail.registry.base import Seat
+from wodmail.registry.rows import Customer, Row, by_notebook, truth, workshop
+from wodmail.registry.rows import number as as_number
+from wodmail.schema import Settings
+from wodmail.shared import Shared
+from wodmail.writes import Write, Writes
+
+log = structlog.get_logger("wodmail.registry")
+
+WORKSHOPS_AGE = 60.0  # seconds for which the list of workshops is good
+NEWS_AGE = 2.0  # how old it may be when a workshop is missing in it
+SCRIPT_SHARE = 0.75  # how much of its life a script's token still has at least
+
+
+class ApiDbRegistry:
+    """Seats, participants and workshops in the API-DB. Safe for many threads.
+
+    A student's row has the number of the student plus WODBASESTDID. The frontend assigns students; `assign` writes
+    nothing.
+
+    Args:
+        settings: WODBASESTDID, WODUSERMIN and WODUSERMAX are used.
+        api: the client.
+        catalog: the workshops whose folders are here.
+        writes: sends and keeps what is told.
+    """
+
+    def __init__(self, settings: Settings, api: ApiDb, catalog: Catalog, writes: Writes) -> None:
+        self.api, self.catalog, self.writes = api, catalog, writes
+        self._base = settings.WODBASESTDID
+        self._students = (settings.WODUSERMIN, settings.WODUSERMAX)
+        self._workshops: Shared[list[Row]] = Shared(lambda: api.rows("/workshops", unnamed=True))
+        self._customers: Shared[list[Row]] = Shared(lambda: api.rows("/customers"))
+
+    def close(self) -> None:
+        """Give the connections back; nothing may be asked afterwards."""
+        self.api.close()
+
+    # -- workshops --------------------------------------------------------------------------------------------
+
+    def workshop(self, name: str) -> Workshop:
+        """See `Registry.workshop`; told by the API-DB, what it leaves out by wod.yml; the folder must be here."""
+        wanted = folder_name(name)
+        known = self._known()
+        if wanted is not None and wanted not in known:
+            known = self._known(news=True)
+        if wanted is None or wanted not in known:
+            raise Refused(_unknown(name, sorted(known)))
+        local = self.catalog.find(wanted)
+        if local is None:
+            words = f"The API-DB knows {wanted}, but its folder is not on this backend."
+            raise Refused(f"{words} Bring it to the notebooks here, or send the mail to the backend that has it.")
+        return workshop(local, known[wanted])
+
+    def workshop_by_id(self, number: int) -> Workshop:
+        """See `Registry.workshop_by_id`; the number is that of the row."""
+        for news in (False, True):
+            for name, row in self._known(news=news).items():
+                if as_number(row.get("id")) == number:
+                    return self.workshop(name)
+        raise Refused(f"the API-DB has no workshop number {number}")
+
+    def _known(self, *, news: bool = False) -> dict[str, Row]:
+        """The rows of workshops by name.
+
+        An old list serves while somebody fetches a new one and while the API-DB is away; with `news` it doesn't.
+        """
+        latest = self._workshops.latest()
+        if news or latest is None:
+            return by_notebook(self._workshops.get(NEWS_AGE))
+        if not self._workshops.busy:
+            try:
+                latest = self._workshops.get(WORKSHOPS_AGE)
+            except Away as error:
+                log.warning("service-away", service="API-DB", cause=error.operator)
+        return by_notebook(latest)
+
+    # -- participants -----------------------------------------------------------------------------------------
+
+    def check_participant(self, participant: int, student: int, workshop: str | None) -> None:
+        """See `Registry.check_participant`; the participant's row must be there and name this student."""
+        id_ = self._id(student)
+        if participant == 0:
+            return
+        row = self._customer(participant)
+        if row.student_id != id_:
+            has = f"student {row.student_id - self._base}" if row.student_id else "no student"
+            raise Refused(f"participant {participant} has {has}, not student {student}; nothing was changed")
+        wanted = folder_name(workshop) if workshop else None
+        if wanted is not None and row.workshop != wanted:
+            has = f"workshop {row.workshop}" if row.workshop else "no workshop"
+            raise Refused(f"participant {participant} has {has}, not {wanted}; nothing was changed")
+        others = [found for found in self._at(id_) if found.active and found.id != participant]
+        if others:
+            words = f"student {student} now belongs to participant {others[-1].id}, who is active"
+            raise Refused(f"{words}, not to participant {participant}; nothing was changed")
+
+    def participant_student(self, participant: int) -> int:
+        """See `Registry.participant_student`; a student of another backend counts as none."""
+        row = self._customer(participant)
+        student = row.student_id - self._base
+        first, last = self._students
+        if not row.student_id or not first <= student <= last:
+            has = f"student id {row.student_id}, which is not of this backend" if row.student_id else "no student"
+            raise Refused(f"participant {participant} has {has}; name the student instead")
+        return student
+
+    def is_clean(self, participant: int) -> bool:
+        """See `Registry.is_clean`; one whose row is gone has nothing to wait for."""
+        if participant == 0:
+            return True
+        try:
+            return Customer.of(self.api.row(f"/customers/{participant}")).cleaned
+        except NoRow:
+            return True
+
+    def _customer(self, participant: int) -> Customer:
+        try:
+            return Customer.of(self.api.row(f"/customers/{participant}"))
+        except NoRow as error:
+            words = f"the API-DB knows no participant {participant}"
+            raise Refused(
+                f"{words}; check the number, or write 0 when no participant is meant", error.operator
+            ) from error
+
+    def _at(self, id_: int) -> list[Customer]:
+        """Everybody who has or had that student, in the order of their numbers."""
+        found = [Customer.of(row) for row in self._customers.get()]
+        return sorted((row for row in found if row.student_id == id_), key=lambda row: row.id)
+
+    # -- writes -----------------------------------------------------------------------------------------------
+
+    def set_password(self, student: int, password_ref: str) -> str:
+        """See `Registry.set_password`."""
+        return self.writes.write(Write(_lane(student), self._student(student), {}, password_ref))
+
+    def assign(self, student: int, workshop: str, participant: int = 0) -> str:
+        """Nothing to write: the frontend has assigned the student before it sent its mail."""
+        self._id(student)
+        del workshop, participant
+        return ""
+
+    def set_completion(self, participant: int, percent: int, student: int = 0) -> str:
+        """See `Registry.set_completion`."""
+        if not 0 <= percent <= 100:
+            raise Failed("the completion ratio makes no sense", f"{percent} % for participant {participant}")
+        return self._tell(participant, student, {"completionPercentage": percent})
+
+    def set_capacity(self, workshop: str, size: int) -> str:
+        """See `Registry.set_capacity`."""
+        if size < 0:
+            raise Failed("the capacity makes no sense", f"{size} seats for {workshop}")
+        found = self.workshop(workshop)
+        for row in self._workshops.latest() or []:
+            if as_number(row.get("id")) == found.id:
+                row["capacity"] = size
+        return self.writes.write(Write(f"workshop {found.id}", f"/workshop/{found.id}", {"capacity": size}))
+
+    def free_seat(self, student: int) -> str:
+        """See `Registry.free_seat`."""
+        return self.writes.write(Write(_lane(student), self._student(student), {"assigned": False}))
+
+    def keep_seat(self, student: int, participant: int) -> str:
+        """See `Registry.keep_seat`."""
+        kept = self.writes.write(Write(_lane(student), self._student(student), {"assigned": True}))
+        return self._tell(participant, student, {"active": False}) or kept
+
+    def set_active(self, participant: int, student: int = 0) -> str:
+        """See `Registry.set_active`."""
+        return self._tell(participant, student, {"active": True})
+
+    def set_cleaned(self, participant: int, student: int = 0) -> str:
+        """See `Registry.set_cleaned`."""
+        return self._tell(participant, student, {"cleaned": True})
+
+    def _tell(self, participant: int, student: int, body: Row) -> str:
+        """Write about a participant, in the order of its student's writes."""
+        if participant == 0:
+            return ""
+        lane = _lane(student) if student else f"participant {participant}"
+        return self.writes.write(Write(lane, f"/customer/{participant}", body))
+
+    # -- seats ------------------------------------------------------------------------------------------------
+
+    def seat(self, student: int) -> Seat:
+        """See `Registry.seat`; of several active participants the newest counts, without one the newest not cleaned."""
+        id_ = self._id(student)
+        try:
+            row = self.api.row(f"/students/{id_}")
+        except NoRow as error:
+            raise Refused(f"the API-DB has no student {student} (id {id_})", error.operator) from error
+        here = self._at(id_)
+        holder = next((found for found in reversed(here) if found.active), None)
+        holder = holder or next((found for found in reversed(here) if not found.cleaned), None)
+        assigned = truth(row.get("assigned"))
+        if holder is None:
+            return Seat(student, assigned)
+        return Seat(student, assigned, holder.workshop or None, holder.id, holder.active)
+
+    def session_token(self) -> str:
+        """A token with most of its life before it."""
+        return self.api.token(SCRIPT_SHARE)
+
+    def _id(self, student: int) -> int:
+        first, last = self._students
+        if not first <= student <= last:
+            raise Refused(f"there is no student {student} here; they are numbered {first} to {last}")
+        return student + self._base
+
+    def _student(self, student: int) -> str:
+        return f"/student/{self._id(student)}"
+
+
+def _lane(student: int) -> str:
+    return f"student {student}"
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    shown = name if len(name) <= 80 else name[:77] + "..."
+    close = near(shown, names)
+    if close:
+        return f"the API-DB has no workshop {shown}; did you mean {' or '.join(close)}?"
+    few = ", ".join(names[:10]) + (" and more" if len(names) > 10 else "")
+    return f"the API-DB has no workshop {shown}; it has: {few or 'none'}"
