@@ -22,6 +22,8 @@ SERVICES = {
 }
 """By service: the keys that it needs, and those that make sense with it alone."""
 
+VAULT_SECRET = "vault_secret"  # noqa: S105 - the name of a file
+
 
 def values(settings: Settings) -> list[Problem]:
     """Everything wrong with the values together; looks at no file."""
@@ -35,7 +37,14 @@ def files(settings: Settings) -> list[Problem]:
 
 def advice(settings: Settings, file: Path) -> list[Problem]:
     """What works but is probably not meant."""
-    return [*_open_secrets(settings, file), *_senders(settings), *_postfix_advice(settings), *_blanks(settings)]
+    return [
+        *_open_secrets(settings, file),
+        *_two_passwords(settings),
+        *_open_ldap(settings),
+        *_senders(settings),
+        *_postfix_advice(settings),
+        *_blanks(settings),
+    ]
 
 
 def _written(settings: Settings, name: str) -> bool:
@@ -90,6 +99,8 @@ def _urls(settings: Settings) -> Iterator[Problem]:
         text = getattr(settings, name)
         if text and not _url_ok(text, known):
             yield Problem(name, f"must begin with {' or '.join(f'{scheme}://' for scheme in known)} and name a host")
+    if not set(settings.WODLDAPSRVNAME).isdisjoint("/ @"):
+        yield Problem("WODLDAPSRVNAME", "must be a host's name or address alone; the port belongs in WODLDAPPORT")
     if settings.WODAPIDBEXTURL and not settings.WODAPIDBEXTURL.rstrip("/").endswith("/api"):
         yield Problem("WODAPIDBEXTURL", "must end in /api")
 
@@ -130,6 +141,25 @@ def _private_files(settings: Settings) -> Iterator[Problem]:
         problem = _file_problem(file, private=name != "WODTLSCERT")
         if problem:
             yield Problem(name, problem)
+    yield from _vault_secret(settings)
+
+
+def _vault_secret(settings: Settings) -> Iterator[Problem]:
+    """The file of the vault's password, which has no key of its own: it is known by its name."""
+    folder = settings.WODANSIBLEPRIVDIR
+    file = folder / VAULT_SECRET if folder is not None else None
+    if file is not None and os.path.lexists(file):
+        problem = secret_problem(file)
+        if problem:
+            yield Problem("WODANSIBLEPRIVDIR", problem)
+
+
+def secret_problem(file: Path) -> str:
+    """What is wrong with a file that holds a password for ansible-vault, "" when nothing is."""
+    problem = _file_problem(file, private=True)
+    if problem or not file.stat().st_mode & stat.S_IXUSR:
+        return problem
+    return f"{file} is executable, so that ansible-vault runs it instead of reading it; chmod 0600"
 
 
 def _file_problem(file: Path, *, private: bool) -> str:
@@ -172,6 +202,25 @@ def _open_secrets(settings: Settings, file: Path) -> Iterator[Problem]:
     if held and file.stat().st_mode & 0o007:
         yield Problem(
             str(file), f"holds {', '.join(held)} and is open to all; chmod 0640 it, owner root, group WODUSER"
+        )
+
+
+def _two_passwords(settings: Settings) -> Iterator[Problem]:
+    """Scripts open with the file what wodmail has encrypted; VAULTPWD is then for reading alone."""
+    folder = settings.WODANSIBLEPRIVDIR
+    file = folder / VAULT_SECRET if folder is not None else None
+    if file is None or not settings.VAULTPWD or not file.is_file() or not os.access(file, os.R_OK):
+        return
+    if file.read_bytes().strip() != settings.VAULTPWD.encode():
+        yield Problem("VAULTPWD", f"is not what {file} holds, and that is used to encrypt; make them the same")
+
+
+def _open_ldap(settings: Settings) -> Iterator[Problem]:
+    """Passwords in clear on a network."""
+    host = settings.WODLDAPSRVNAME
+    if host and settings.WODLDAPTLS == "off" and host not in ("localhost", "::1") and not host.startswith("127."):
+        yield Problem(
+            "WODLDAPTLS", f"is off, so passwords cross the network to {host} in clear; write starttls or ldaps"
         )
 
 

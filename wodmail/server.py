@@ -16,7 +16,7 @@ from typing import IO
 import sqlalchemy as sa
 import structlog
 
-from wodmail import __version__, directory, hub, registry, requests, students
+from wodmail import __version__, directory, hub, registry, requests, students, vaultkeys
 from wodmail.alarms import Alarms
 from wodmail.children import Children
 from wodmail.config import Settings
@@ -66,6 +66,8 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
     state = settings.WODSTATEDIR
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     masker.register_settings(settings)
+    for secret in vaultkeys.known(settings):
+        masker.register(secret)
     children = Children(state)
     accounts = students.for_settings(settings)
     store = open_store(settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from wodmail import vault
+from wodmail import vault, vaultformat, vaultkeys
 from wodmail.config import Settings
 from wodmail.errors import Failed
 
@@ -23,7 +23,7 @@ def for_group(settings: Settings) -> dict[str, Any]:
     """The configuration's names, then group_vars all and WODGROUP, public then private; later wins.
 
     Args:
-        settings: the configuration; its VAULTPWD opens values and files that are vaulted.
+        settings: the configuration; tells the passwords that open what is vaulted.
 
     Raises:
         Failed: a variable file can't be read; names it and the line.
@@ -59,6 +59,9 @@ def _load(path: Path, settings: Settings) -> dict[str, Any]:
                     del _known[old]
                 _known[key] = _parse(path, settings)
             return _known[key]
+    except vaultformat.WrongKeyError as error:
+        shut = f"{path}: {error}; tried: {vaultkeys.tried(settings)}"
+        raise Failed(vault.wrong_key(path.name), shut) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         # Only the place is told: the text around it may be a secret.
         mark = getattr(error, "problem_mark", None)
@@ -94,14 +97,5 @@ def _loader(settings: Settings) -> type[yaml.SafeLoader]:
 
 
 def _opened(text: str, settings: Settings) -> str:
-    """Decrypt with Ansible's own vault, which is imported only for files that need it."""
-    from ansible.errors import AnsibleError
-    from ansible.parsing.vault import VaultLib, VaultSecret
-
-    key = vault.known_password(settings)
-    if not key:
-        raise ValueError("it is vaulted, and VAULTPWD is not set")
-    try:
-        return str(VaultLib([("default", VaultSecret(key.encode()))]).decrypt(text.encode()).decode())
-    except AnsibleError as error:
-        raise ValueError("it is vaulted, and VAULTPWD does not open it") from error
+    """What a vaulted text holds."""
+    return vault.opened(text.encode(), settings).decode()

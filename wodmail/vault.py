@@ -1,27 +1,26 @@
-"""Variable files of single students, encrypted as ansible-vault does (format 1.1, AES256).
+"""Variable files of single students, encrypted as ansible-vault does (docs/variables.md).
 
-Written here without starting `ansible-vault` (half a second each); Ansible itself reads them.
+Scripts read and write the same files with the `ansible-vault` command: the text in them is plain YAML, a line a name.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
+import fcntl
 import os
 import secrets
-from binascii import hexlify
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+import yaml
+
+from wodmail import vaultformat, vaultkeys
 from wodmail.errors import Failed
 from wodmail.schema import Settings
 
-HEADER = b"$ANSIBLE_VAULT;1.1;AES256"
-ROUNDS = 10_000
-WIDTH = 80
+_STRING = "tag:yaml.org,2002:str"
+_MARKS = ("{{", "{%", "{#")
 
 
 def pass_file(settings: Settings, challenge: str, student: int) -> Path:
@@ -56,29 +55,6 @@ def pass_files(settings: Settings, student: int) -> list[Path]:
     return [file for file in files if file.name.startswith("variables_") and file.name.endswith(end)]
 
 
-def password(settings: Settings) -> str:
-    """The vault's password: VAULTPWD, else a random one that this backend keeps in WODSTATEDIR (0600).
-
-    Raises:
-        Failed: the key file can't be read or written.
-    """
-    if settings.VAULTPWD:
-        return settings.VAULTPWD
-    file = _key_file(settings)
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            _write_once(file, secrets.token_urlsafe(32).encode())
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Failed("the key of the variable files can't be read", str(error)) from error
-
-
-def known_password(settings: Settings) -> str:
-    """As `password`, but "" when neither VAULTPWD nor a kept one is there."""
-    return password(settings) if settings.VAULTPWD or _key_file(settings).is_file() else ""
-
-
 def write(path: Path, variables: Mapping[str, str], secret: str) -> None:
     """Write a variable file, encrypted, whole or not at all, mode 0600.
 
@@ -90,10 +66,101 @@ def write(path: Path, variables: Mapping[str, str], secret: str) -> None:
     Raises:
         Failed: it can't be written.
     """
+    _write(path, _merged(path, "", variables), secret)
+
+
+def add(path: Path, variables: Mapping[str, str], settings: Settings) -> None:
+    """Put variables into a variable file and keep the others that it holds; one that isn't there is made.
+
+    Args:
+        path: the file; it may be encrypted or not, afterwards it is.
+        variables: names and values; a value is a text that is used as it is, template marks in it included.
+        settings: tells the vault's passwords.
+
+    Raises:
+        Failed: it can't be read, opened or written.
+    """
+    with _alone(path):
+        secret = vaultkeys.password(settings)
+        _write(path, _merged(path, read(path, settings), variables), secret)
+
+
+def read(path: Path, settings: Settings) -> str:
+    """The text of a variable file, opened; empty when there is none.
+
+    Raises:
+        Failed: it can't be read, or none of the passwords opens it; names the file and where they are from.
+    """
+    try:
+        data = path.read_bytes()
+        return (opened(data, settings) if vaultformat.is_encrypted(data) else data).decode()
+    except FileNotFoundError:
+        return ""
+    except vaultformat.WrongKeyError as error:
+        raise Failed(wrong_key(path.name), f"{path}: {error}; tried: {vaultkeys.tried(settings)}") from None
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "damaged, or no UTF-8 text"
+        raise Failed(f"the variable file {path.name} can't be read", f"{path}: {cause}") from None
+
+
+def opened(data: bytes, settings: Settings) -> bytes:
+    """What an ansible-vault text holds.
+
+    Raises:
+        vaultformat.WrongKeyError: none of the passwords opens it.
+        ValueError: it is damaged.
+        Failed: see `vaultkeys.keys`.
+    """
+    return vaultformat.decrypted(data, vaultkeys.known(settings))
+
+
+def wrong_key(name: str) -> str:
+    """The words about a file that was encrypted with another password."""
+    return (
+        f"the variable file {name} was encrypted with another password than this backend's vault has; encrypt it anew, "
+        f"or correct {vaultkeys.SECRET_FILE} in WODANSIBLEPRIVDIR (VAULTPWD where there is no such file)"
+    )
+
+
+def forget(path: Path) -> None:
+    """Remove a variable file, and what a killed process left of writing it; a missing one is fine.
+
+    Raises:
+        Failed: it can't be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):
+            left.unlink(missing_ok=True)
+    except OSError as error:
+        raise Failed(f"the variable file {path.name} can't be removed", str(error)) from error
+
+
+def _merged(path: Path, text: str, variables: Mapping[str, str]) -> bytes:
+    """A YAML text with some of its variables replaced or added; tags of the others (!vault, !unsafe) stay."""
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:  # its text would quote the file
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise Failed(f"the variable file {path.name} is no valid YAML", f"{where}: no valid YAML") from None
+    if root is None:
+        root = yaml.MappingNode("tag:yaml.org,2002:map", [], flow_style=False)
+    if not isinstance(root, yaml.MappingNode):
+        raise Failed(f"the variable file {path.name} is no mapping of names to values", str(path))
+    root.value = [pair for pair in root.value if getattr(pair[0], "value", None) not in variables]
+    for name, value in variables.items():
+        tag = "!unsafe" if any(mark in value for mark in _MARKS) else _STRING
+        root.value.append((yaml.ScalarNode(_STRING, name), yaml.ScalarNode(tag, value, style='"')))
+    made: str = yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=2**30)
+    return made.encode()
+
+
+def _write(path: Path, text: bytes, secret: str) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(fresh, encrypted((json.dumps(dict(variables), indent=1) + "\n").encode(), secret))
+        vaultkeys.write_new(fresh, vaultformat.encrypted(text, secret))
         fresh.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -101,62 +168,24 @@ def write(path: Path, variables: Mapping[str, str], secret: str) -> None:
         raise Failed(f"the variable file {path.name} can't be written", str(error)) from error
 
 
-def forget(path: Path) -> None:
-    """Remove a variable file; a missing one is fine.
-
-    Raises:
-        Failed: it can't be removed.
-    """
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One change at a time in that folder, of all threads and processes."""
     try:
-        path.unlink(missing_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise Failed(f"the variable file {path.name} can't be removed", str(error)) from error
-
-
-def encrypted(data: bytes, secret: str) -> bytes:
-    """The data as the text of an ansible-vault file."""
-    # Imported late: 6 MB that most servers never need.
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-    from cryptography.hazmat.primitives.padding import PKCS7
-
-    salt = secrets.token_bytes(32)
-    derived = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, ROUNDS, dklen=80)
-    key, signing, counter = derived[:32], derived[32:64], derived[64:]
-    padder = PKCS7(128).padder()
-    cipher = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-    hidden = cipher.update(padder.update(data) + padder.finalize()) + cipher.finalize()
-    signature = hmac.new(signing, hidden, hashlib.sha256).hexdigest().encode()
-    body = hexlify(b"\n".join((hexlify(salt), signature, hexlify(hidden))))
-    lines = [HEADER, *(body[start : start + WIDTH] for start in range(0, len(body), WIDTH))]
-    return b"\n".join(lines) + b"\n"
+        raise Failed(f"the variable file {path.name} can't be written", str(error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _folder(settings: Settings) -> Path:
     above = settings.WODANSIBLEPRIVDIR or settings.WODSTATEDIR / "variables"
     return above / settings.WODGROUP / "pass"
-
-
-def _key_file(settings: Settings) -> Path:
-    return settings.WODSTATEDIR / "secrets" / "vault.key"
-
-
-def _write_once(file: Path, data: bytes) -> None:
-    """Make a file appear with its content at once; raises FileExistsError when it is there already."""
-    fresh = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
-    _write_new(fresh, data)
-    try:
-        # Unlike a rename, a link never replaces the key that another process has just made.
-        os.link(fresh, file)
-    finally:
-        fresh.unlink()
-
-
-def _write_new(file: Path, data: bytes) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _sync(folder: Path) -> None:

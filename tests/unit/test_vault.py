@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.copying import settings_for
-from wodmail import vault
+from wodmail import vault, vaultkeys
 from wodmail.cli.query import query
 from wodmail.errors import Failed
 from wodmail.schema import Settings
@@ -26,9 +26,9 @@ def opened(data: bytes, secret: str) -> bytes:
 
 def test_ansible_reads_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "pass" / "variables_WKSHP-X_7.yml"
-    vault.write(path, {"PASSSTU": "s3cret: {{ x }} \u00e9"}, "open sesame")
+    vault.write(path, {"PASSSTU": "s3cret: \u00e9"}, "open sesame")
     assert b"s3cret" not in path.read_bytes()
-    assert yaml.safe_load(opened(path.read_bytes(), "open sesame")) == {"PASSSTU": "s3cret: {{ x }} \u00e9"}
+    assert yaml.safe_load(opened(path.read_bytes(), "open sesame")) == {"PASSSTU": "s3cret: \u00e9"}
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     vault.forget(path)
@@ -96,11 +96,11 @@ def test_the_query_writes_for_workshops_alone(tmp_path: Path, name: str, status:
 
 def test_without_a_vault_password_one_is_made_once_and_kept(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, VAULTPWD="")
-    assert vault.known_password(settings) == ""
+    assert vaultkeys.known(settings) == ()
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: vault.password(settings), range(8)))
+        made = set(pool.map(lambda _: vaultkeys.password(settings), range(8)))
     assert len(made) == 1
-    assert vault.known_password(settings) in made
+    assert set(vaultkeys.known(settings)) == made
     key = tmp_path / "state" / "secrets" / "vault.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in key.parent.iterdir()] == ["vault.key"]

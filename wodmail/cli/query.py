@@ -6,6 +6,7 @@ A script asks many times, each time in a process of its own: so each command imp
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,8 @@ from wodmail.students import base
 
 POLL_SECONDS = 20.0
 WAIT_SECONDS = 900.0
+LONGEST = 64 * 1024
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 FIELDS = ("name", "reset", "ldap", "varpass", "monoappliance", "multiappliance", "compile", "range-min", "range-max")
 
 
@@ -193,17 +196,38 @@ def directory_password(backend: Backend, student: int) -> None:
 @click.argument("name")
 @click.pass_obj
 def variable_password(backend: Backend, student: int, name: str) -> None:
-    """Write PASSSTU into a student's vaulted variable file; the password is read from standard input.
+    """Put PASSSTU into a student's vaulted variable file; the password is read from standard input.
 
     NAME is the workshop as mailed, WKSHP-Name or CHLG-Name.
     """
+    _add_variable(backend.settings, student, name, {"PASSSTU": _password()})
+
+
+@query.command("variable")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.argument("variable")
+@click.pass_obj
+def variable(backend: Backend, student: int, name: str, variable: str) -> None:
+    """Put a variable into a student's vaulted variable file; its value is read from standard input.
+
+    NAME is the workshop as mailed, WKSHP-Name or CHLG-Name. The newline at the end of the value is left out.
+    """
+    if not VARIABLE.fullmatch(variable):
+        raise Failed(f"{variable!r} is no variable's name; write letters, digits and _, e.g. MLTOK")
+    value = sys.stdin.read(LONGEST + 1)
+    if not value or len(value) > LONGEST:
+        raise Failed(f"{variable} has no value, or one longer than {LONGEST} characters; write it to standard input")
+    _add_variable(backend.settings, student, name, {variable: value.removesuffix("\n")})
+
+
+def _add_variable(settings: Settings, student: int, name: str, values: dict[str, str]) -> None:
     from wodmail import vault
 
-    settings = backend.settings
     base.check_number(settings, student)
     if folder_name(name) is None:
         raise Failed(f"{name!r} is no workshop; write WKSHP-Name or CHLG-Name")
-    vault.write(vault.pass_file(settings, name, student), {"PASSSTU": _password()}, vault.password(settings))
+    vault.add(vault.pass_file(settings, name, student), values, settings)
 
 
 def _password() -> str:

@@ -8,7 +8,7 @@ import string
 import time
 from collections.abc import Callable
 
-from wodmail import compiling, completion, vault
+from wodmail import compiling, completion, vault, vaultkeys
 from wodmail.catalog import Workshop
 from wodmail.errors import Failed, Refused
 from wodmail.jobs.plan import AWAIT_REGISTRY
@@ -159,6 +159,14 @@ def pass_file(ctx: StepContext) -> StepResult:
     return _DONE
 
 
+def _renew_pass_file(ctx: StepContext) -> None:
+    """As it was before a script that was interrupted: it may have left the file in clear, or half done."""
+    workshop = ctx.workshop
+    vault.forget(vault.pass_file(ctx.services.settings, ctx.spec.workshop, ctx.step.student))
+    if workshop is not None and (workshop.ldap or workshop.varpass):
+        pass_file(ctx)
+
+
 def forget_variables(ctx: StepContext) -> StepResult:
     """Remove the variable files of every student of the job."""
     there = [file for student in ctx.spec.students for file in vault.pass_files(ctx.services.settings, student)]
@@ -215,6 +223,8 @@ def _script(kind: Kind) -> Callable[[StepContext], StepResult]:
     def run(ctx: StepContext) -> StepResult:
         if not ctx.services.scripts.exists(kind, ctx.spec.ws):
             return _skipped(f"no {kind}-{ctx.spec.ws}.sh")
+        if kind == "create" and ctx.spec.attempt > 1:
+            _renew_pass_file(ctx)
         results = ctx.services.scripts.run(kind, ctx.spec, _script_environment(ctx), ctx.line)
         notes = [f"{ran.where} exit {ran.status}" for ran in results]
         left = [
