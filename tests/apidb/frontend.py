@@ -100,8 +100,9 @@ class Frontend:
         port: of the SMTP listener on loopback.
         every: seconds between checks.
         patience: seconds after which it gives up a deployment without credentials.
-        insist: seconds after which CLEANUP, RESET or PURGE are mailed again while nothing came of them; 0 for never
-            (a mail that reaches a server which is killed before it reads is otherwise lost for good).
+        insist: seconds after which CLEANUP, RESET and PURGE are mailed again while nothing came of them; 0 for never
+            (a mail that reaches a server which is killed before it reads is otherwise lost for good). Longer than
+            the backend may take, or it gets commands for a seat that is free already.
         bug: whether RESET and PURGE say `[object Promise]` for the student, as the stock one does.
         sender: the envelope sender.
         clock: seconds since 1970.
@@ -265,7 +266,8 @@ class Frontend:
             if one.phase is Phase.GIVEN_UP:
                 one.due = ["CLEANUP", "PURGE"]
             else:
-                one.due = ["RESET"] if customer["cleaned"] and one.reset else ["CLEANUP"]
+                again = [] if customer["cleaned"] and one.reset else ["CLEANUP"]
+                one.due = [*again, "RESET"] if one.reset else again
 
     def _mail_what_is_due(self, one: Participant, now: float) -> None:
         """In order; where the server is away the rest waits for the next check."""

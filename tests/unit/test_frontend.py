@@ -195,7 +195,7 @@ def test_insisting(world: World) -> None:
     world.frontend.expire(one)
     world.later(0)
     assert world.later(20) == []
-    assert world.later(10) == ["CLEANUP 4 1"]
+    assert world.later(10) == ["CLEANUP 4 1", "RESET [object Promise] 1"]
     world.backend(one, cleaned=True)
     assert world.later(30) == ["RESET [object Promise] 1"]
 
