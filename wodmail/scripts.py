@@ -26,6 +26,7 @@ Kind = Literal["create", "cleanup", "reset", "post-copy"]
 _NAME = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NO_ADDRESS = "x.y.z.t"
 _FUNCTIONS = "functions.sh"
+_APPLIANCE = ("appliance.sh", "create-appliance.sh", "reset-appliance.sh", "cleanup-container-ratio.sh")
 _GO_ON = frozenset({Action.CLEANUP, Action.RESET, Action.PURGE})
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -175,16 +176,15 @@ class Scripts:
         """The script that bash runs: a plain one where it is, a template's result below WODSTATEDIR."""
         if file.suffix != ".j2":
             return file
-        text = rendering.render(file, variables.for_group(self._settings)).encode()
         target = self._folder / where / file.stem
         try:
-            with contextlib.suppress(FileNotFoundError):
-                if target.read_bytes() == text:
-                    return target
-            _replace(target, text)
+            _renew(target, self._text(file), 0o600)
         except OSError as error:
             raise Failed("A workshop script could not be made.", f"{target}: {error}") from error
         return target
+
+    def _text(self, template: Path) -> bytes:
+        return rendering.render(template, variables.for_group(self._settings)).encode()
 
     def _environment(self, spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:
         """Everything a script is given; see docs/scripts.md."""
@@ -216,14 +216,31 @@ class Scripts:
         target = self.target(spec.workshop, student)
         if target is not None:
             values["WODRTARGET"] = target
+            values["WODAPPLIANCESCRIPTS"] = str(self._appliance_scripts())
         return values | dict(environment)
 
     def _functions(self) -> Path:
+        return self._rendered("public", self._shared(_FUNCTIONS))
+
+    def _shared(self, name: str) -> Path:
+        """A script that workshops share: the site's, else wodmail's own."""
         for folder in (self._settings.WODSCRIPTDIR, paths.share("scripts")):
-            for file in (folder / f"{_FUNCTIONS}.j2", folder / _FUNCTIONS):
+            for file in (folder / f"{name}.j2", folder / name):
                 if file.is_file():
-                    return self._rendered("public", file)
-        raise Failed("The functions for workshop scripts are missing.", f"no {_FUNCTIONS}.j2 in WODSCRIPTDIR")
+                    return file
+        raise Failed("A script that workshops share is missing.", f"no {name}.j2 in WODSCRIPTDIR")
+
+    def _appliance_scripts(self) -> Path:
+        """WODAPPLIANCESCRIPTS: the scripts for appliances, side by side, as they source each other."""
+        folder = self._folder / "appliance"
+        for name in _APPLIANCE:
+            file = self._shared(name)
+            try:
+                text = self._text(file) if file.suffix == ".j2" else file.read_bytes()
+                _renew(folder / name, text, 0o700)
+            except OSError as error:
+                raise Failed("A script for the appliance could not be made.", f"{file}: {error}") from error
+        return folder
 
     def target(self, w: str, student: int) -> str | None:
         """WODRTARGET: the address of the appliance that a student works on; None for workshops without one.
@@ -275,12 +292,15 @@ def _nth(w: str, base: str, student: int, workshop: Workshop) -> str:
     return str(ipaddress.IPv4Address(int(address) - last + number))
 
 
-def _replace(target: Path, text: bytes) -> None:
-    """Write a script whole or not at all; one that is running keeps the text it began with."""
+def _renew(target: Path, text: bytes, mode: int) -> None:
+    """Write a script whole or not at all, when it is not that already; one that runs keeps the text it began with."""
+    with contextlib.suppress(FileNotFoundError):
+        if target.read_bytes() == text:
+            return
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(text)
         fresh.replace(target)
     finally:

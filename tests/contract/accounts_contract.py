@@ -99,6 +99,30 @@ class AccountsContract:
         assert accounts.notebooks(student, "CHLG-Try101") == wanted
         assert accounts.notebooks(student, "WKSHP-None") == []
 
+    def test_notebooks_are_added_over_those_of_the_same_name(
+        self, accounts: Accounts, student: int, outside: Path
+    ) -> None:
+        accounts.erase(student)
+        folder = accounts.home(student) / "WKSHP-Try101"
+        folder.mkdir()
+        (folder / "a.ipynb").symlink_to(outside / "kept")
+        (folder / "kept.ipynb").write_bytes(b"old")
+        (folder / "part").symlink_to(outside)
+        own(accounts.home(student))
+        found = [("a.ipynb", b"new"), ("part/b.ipynb", b"deep")]
+        assert accounts.add_notebooks(student, "CHLG-Try101", found) == 2
+        assert accounts.notebooks(student, "WKSHP-Try101") == [
+            ("a.ipynb", b"new"),
+            ("kept.ipynb", b"old"),
+            ("part/b.ipynb", b"deep"),
+        ]
+        owner = accounts.home(student).stat().st_uid
+        assert {path.lstat().st_uid for path in folder.rglob("*")} == {owner}
+        assert not (outside / "b.ipynb").exists()
+        assert accounts.add_notebooks(student, "WKSHP-Try101", []) == 0
+        with pytest.raises(Failed):
+            accounts.add_notebooks(student, "WKSHP-Try101", [("../../up.ipynb", b"")])
+
     def test_a_workshop_folder_that_is_a_link_is_not_read(
         self, accounts: Accounts, student: int, outside: Path
     ) -> None:

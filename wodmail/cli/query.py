@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,10 +18,13 @@ from wodmail import directory, registry, students
 from wodmail.catalog import Workshop, folder_name
 from wodmail.config import load
 from wodmail.directory import Directory
-from wodmail.errors import Failed, Temporary
+from wodmail.errors import Away, Failed, Temporary
 from wodmail.registry.base import Registry
 from wodmail.schema import Settings
 from wodmail.students import base
+
+if TYPE_CHECKING:
+    from wodmail.scripts import Scripts
 
 POLL_SECONDS = 20.0
 WAIT_SECONDS = 900.0
@@ -127,11 +131,19 @@ def wait_cleaned(backend: Backend, participant: int, timeout: float) -> None:
     """Wait until a participant's CLEANUP has ended; exit status 75 when it takes too long."""
     registry = backend.registry
     end = time.monotonic() + timeout
-    while not registry.is_clean(participant):
+    while not _is_clean(registry, participant):
         left = end - time.monotonic()
         if left <= 0:
             raise Temporary(f"participant {participant} is not cleaned after {timeout:g} s")
         time.sleep(min(POLL_SECONDS, left))
+
+
+def _is_clean(registry: Registry, participant: int) -> bool:
+    """Whether it is known that the participant is cleaned; a registry that is away for a moment ends no wait."""
+    try:
+        return registry.is_clean(participant)
+    except Away:
+        return False
 
 
 @query.command("appliance-base")
@@ -139,11 +151,31 @@ def wait_cleaned(backend: Backend, participant: int, timeout: float) -> None:
 @click.pass_obj
 def appliance_base(backend: Backend, name: str) -> None:
     """Print the address of a workshop's (first) appliance, the group variable IP-NAME."""
+    click.echo(_scripts(backend).base_address(name))
+
+
+@query.command("appliance-target")
+@click.argument("name")
+@click.argument("student", type=int)
+@click.pass_obj
+def appliance_target(backend: Backend, name: str, student: int) -> None:
+    """Print the address of the appliance that a student works on, as WODRTARGET is made.
+
+    NAME is the workshop as mailed, WKSHP-Name or CHLG-Name.
+    """
+    base.check_number(backend.settings, student)
+    found = _scripts(backend).target(name, student)
+    if found is None:
+        raise Failed(f"{name} has no appliance; say monoappliance or multiappliance in its wod.yml")
+    click.echo(found)
+
+
+def _scripts(backend: Backend) -> Scripts:
     from wodmail.children import Children
     from wodmail.scripts import Scripts
 
     settings = backend.settings
-    click.echo(Scripts(settings, Children(settings.WODSTATEDIR)).base_address(name))
+    return Scripts(settings, Children(settings.WODSTATEDIR), backend.registry.workshop)
 
 
 @query.command("new-password")
@@ -164,6 +196,37 @@ def completion_ratio(backend: Backend, student: int, name: str) -> None:
     from wodmail import completion
 
     click.echo(completion.ratio(backend.accounts.notebooks(student, name)))
+
+
+@query.command("public-key")
+@click.argument("student", type=int)
+@click.pass_obj
+def public_key(backend: Backend, student: int) -> None:
+    """Print a student's public ssh key in one line, without its comment."""
+    from wodmail.students import publickey
+
+    base.check_number(backend.settings, student)
+    settings = backend.settings
+    click.echo(publickey.read(settings.WODSTUDDIR, base.name_of(student), settings.WODSSHKEYTYPE))
+
+
+@query.command("add-notebooks")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.pass_obj
+def add_notebooks(backend: Backend, student: int, name: str) -> None:
+    """Put the notebooks of a tar archive, read from standard input, into a student's folder of a workshop.
+
+    The archive holds one folder; whatever its name, its notebooks go into the workshop's. NAME is WKSHP-Name or
+    CHLG-Name.
+    """
+    from wodmail.students import broughthome
+
+    folder = folder_name(name)
+    if folder is None:
+        raise Failed(f"{name!r} is no workshop; write WKSHP-Name or CHLG-Name")
+    count = backend.accounts.add_notebooks(student, folder, broughthome.notebooks(sys.stdin.buffer))
+    click.echo(f"{count} notebook(s)")
 
 
 @query.command("erase")

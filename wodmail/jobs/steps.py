@@ -239,6 +239,7 @@ def _script_environment(ctx: StepContext) -> dict[str, str]:
     services, student, workshop = ctx.services, ctx.spec.students[0], ctx.workshop
     return {
         "randompw": ctx.password(student),
+        "WODPASSWORDS": " ".join(f"{each}:{ctx.password(each)}" for each in ctx.spec.students),
         "accessToken": services.registry.session_token(),
         "wid": str(workshop.id if workshop else 0),
         "userid": str(ctx.spec.participant),
@@ -333,8 +334,8 @@ STEPS: dict[str, Callable[[StepContext], StepResult]] = {
     "hub-stop": hub_stop,
     "hub-start": hub_start,
     "erase": erase,
-    "copy-folder": copy_folder,
     "compile": compile_scripts,
+    "copy-folder": copy_folder,
     "create-script": _script("create"),
     "cleanup-script": _script("cleanup"),
     "reset-script": _script("reset"),

@@ -71,6 +71,19 @@ class Accounts(Protocol):
         """
         ...
 
+    def add_notebooks(self, student: int, workshop: str, found: list[tuple[str, bytes]]) -> int:
+        """Put notebooks into the student's folder of a workshop, over those of the same names, as the student's own.
+
+        Args:
+            student: the student's number.
+            workshop: WKSHP-Name.
+            found: pairs of path within the folder and content.
+
+        Returns:
+            How many were written.
+        """
+        ...
+
     def writer_argv(self) -> list[str]:
         """How the ansible plugin reaches the tree writer: an argv that speaks the helper's protocol; [] is directly."""
         ...
@@ -137,6 +150,11 @@ def _read_skel(folder: Path, prefix: str, found: dict[str, Entry]) -> None:
             found[name] = Entry(name, "file", mode & 0o755, path.read_bytes())
         if sum(len(entry.data) for entry in found.values()) > MAX_SKEL_BYTES:
             raise OSError(f"more than {MAX_SKEL_BYTES} bytes")
+
+
+def as_entries(workshop: str, found: list[tuple[str, bytes]]) -> list[Entry]:
+    """Notebooks as files below a workshop's folder."""
+    return [Entry(f"{folder_of(workshop)}/{path}", "file", 0o644, data) for path, data in found]
 
 
 def expected(entries: list[Entry]) -> list[str]:

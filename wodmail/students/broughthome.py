@@ -1,0 +1,51 @@
+"""Notebooks out of a container's tar archive, whose content is the student's: anything may be in it."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import IO
+
+from wodmail.errors import Failed
+from wodmail.students.homes import MAX_DEPTH, MAX_NOTEBOOK_BYTES, MAX_NOTEBOOKS, MAX_NOTEBOOKS_BYTES
+
+
+def notebooks(archive: IO[bytes]) -> list[tuple[str, bytes]]:
+    """The notebooks of a tar archive that holds one folder, as `docker cp CONTAINER:FOLDER -` gives it.
+
+    Regular files alone are taken; links, devices, odd paths and Jupyter's checkpoints are passed over, as are notebooks
+    beyond 500, of more than 16 MiB, or of more than 64 MiB in all.
+
+    Args:
+        archive: read from beginning to end, never sought in.
+
+    Returns:
+        Pairs of path within the folder and content, by path.
+
+    Raises:
+        Failed: it is no whole tar archive.
+    """
+    found: dict[str, bytes] = {}
+    left = MAX_NOTEBOOKS_BYTES
+    try:
+        with tarfile.open(fileobj=archive, mode="r|") as tar:
+            for info in tar:
+                path = _inside(info)
+                if path is None or len(found) >= MAX_NOTEBOOKS or info.size > min(MAX_NOTEBOOK_BYTES, left):
+                    continue
+                content = tar.extractfile(info)
+                if content is not None:
+                    found[path] = content.read()
+                    left -= len(found[path])
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        words = "The notebooks that came out of the container can't be read."
+        raise Failed(words, f"no whole tar archive: {error}") from error
+    return sorted(found.items())
+
+
+def _inside(info: tarfile.TarInfo) -> str | None:
+    """A notebook's path within the archive's folder; None for what is no notebook or has an odd path."""
+    parts = info.name.split("/")[1:]
+    odd = not parts or len(parts) > MAX_DEPTH or any(part in ("", ".", "..", ".ipynb_checkpoints") for part in parts)
+    if odd or not info.isreg() or not info.name.endswith(".ipynb") or not info.name.isprintable():
+        return None
+    return "/".join(parts)
