@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from wodmail import paths
 from wodmail.schema import GROUPS, Settings, note, secret_keys
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -66,7 +67,7 @@ def shell(settings: Settings, file: Path) -> str:
 
 def shell_variables(settings: Settings) -> dict[str, str]:
     """Every key that is a shell identifier, as the text that shell scripts read; what /etc/wod.sh exports."""
-    values = {**settings.variables(), **ansible_options(settings)}
+    values = {**_ansible_places(), **settings.variables(), **ansible_options(settings)}
     named = {name: value for name, value in values.items() if IDENTIFIER.fullmatch(name)}
     return {name: _shell_text(value) for name, value in named.items() if name not in SHELL_READONLY}
 
@@ -87,6 +88,12 @@ def ansible_options(settings: Settings) -> dict[str, str]:
         inventory = f"-i {private / 'inventory'}" if (private / "inventory").exists() else ""
     private_options = " ".join(f"-e @{path}" for path in files)
     return {"WODANSPLAYOPT": options, "WODANSPRIVOPT": private_options, "WODPRIVINV": inventory}
+
+
+def _ansible_places() -> dict[str, str]:
+    """Where the ansible-playbook of a script finds the connection `localhost`, which inventories of old say."""
+    usual = ("~/.ansible/plugins/connection", "/usr/share/ansible/plugins/connection")
+    return {"ANSIBLE_CONNECTION_PLUGINS": ":".join((str(paths.share("ansible") / "connection_plugins"), *usual))}
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -180,6 +187,6 @@ whole is refused.
 `/etc/wod.yml` and `/etc/wod.sh` hold secrets: owner root, group WODUSER, mode 0640. Files of keys and passwords named
 in it (`WODSIGNKEYFILE`, `WODTLSKEY`, `WODAUTHFILE`) have mode 0600, or 0640 when a group must read them.
 
-`/etc/wod.sh` has three more variables for scripts that call ansible-playbook: `WODANSPLAYOPT` (`-e` options with every
-path and name, no secret), `WODANSPRIVOPT` (`-e @file` for the private group_vars that exist) and `WODPRIVINV` (`-i` the
-private inventory when there is one)."""
+`/etc/wod.sh` has more variables for scripts that call ansible-playbook: `WODANSPLAYOPT` (`-e` options with every path
+and name, no secret), `WODANSPRIVOPT` (`-e @file` for the private group_vars that exist), `WODPRIVINV` (`-i` the private
+inventory when there is one), and `ANSIBLE_CONNECTION_PLUGINS`, so that `ansible_connection=localhost` is understood."""

@@ -89,8 +89,11 @@ def test_ci_calls_what_make_test_calls() -> None:
 
 def test_shellcheck_of_the_shell_files() -> None:
     """Those that are used as they are; the templates' rendered forms are checked with the workshop scripts."""
-    files = [ROOT / ".ci" / "run", *sorted((ROOT / "ansible").rglob("*.sh"))]
-    assert len(files) > 1
+    files = [
+        ROOT / ".ci" / "run",
+        *(file for name in ("ansible", "scripts") for file in sorted((ROOT / name).rglob("*.sh"))),
+    ]
+    assert len(files) > 3
     done = subprocess.run([require("shellcheck"), *map(str, files)], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout
 
