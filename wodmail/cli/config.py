@@ -112,7 +112,7 @@ def write_private(file: Path, text: str, settings: Settings) -> None:
             stream.write(text)
             stream.flush()
             if os.geteuid() == 0:
-                os.fchown(stream.fileno(), 0, _group(settings.WODUSER))
+                os.fchown(stream.fileno(), 0, group_of(settings.WODUSER))
             os.fchmod(stream.fileno(), 0o640)
             os.fsync(stream.fileno())
         temporary.replace(file)
@@ -120,7 +120,7 @@ def write_private(file: Path, text: str, settings: Settings) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _group(name: str) -> int:
+def group_of(name: str) -> int:
     """The group's number; root's when there is no such group yet."""
     try:
         return grp.getgrnam(name).gr_gid

@@ -6,6 +6,7 @@ import click
 
 from wodmail import __version__
 from wodmail.cli.config import config
+from wodmail.cli.deliver import deliver
 from wodmail.cli.demo import demo
 from wodmail.cli.helper import helper
 from wodmail.cli.query import query
@@ -47,5 +48,5 @@ def hash_() -> int:
     return logins.main()
 
 
-for command in (serve, work, requests, show, retry, abort, config, helper, query, demo):
+for command in (serve, work, requests, show, retry, abort, config, deliver, helper, query, demo):
     root.add_command(command)
