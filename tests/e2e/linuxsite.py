@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests import asuser
 from tests.e2e.harness import Deployment
@@ -24,9 +25,10 @@ class LinuxDeployment(Deployment):
 
     Args:
         folder: where everything is, readable for all; `service` and `students` are made.
+        extra: more settings.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **extra: Any) -> None:
         for name in ("notebooks", "scripts", "private", "private/sys", "private/sys/skel", "outbox", "state"):
             (folder / name).mkdir()
         (folder / "private/sys/skel/welcome.txt").write_text("welcome\n")
@@ -45,6 +47,7 @@ class LinuxDeployment(Deployment):
             WODOUTBOX=str(folder / "outbox"),
             WODSENDER="frontend@localhost",
             WODMONITOR="monitor@localhost",
+            **extra,
         )
         for name in ("outbox", "state"):
             shutil.chown(folder / name, SERVICE, SERVICE)
@@ -100,15 +103,19 @@ def install_helper(site: LinuxDeployment) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def linux_deployment() -> Iterator[LinuxDeployment]:
-    """Users, helper and configuration; everything is taken away at the end. The server is not started."""
+def linux_deployment(**extra: Any) -> Iterator[LinuxDeployment]:
+    """Users, helper and configuration; everything is taken away at the end. The server is not started.
+
+    Args:
+        extra: more settings.
+    """
     for part in ("root", "useradd", "sudo", "setfacl"):
         require(part)
     with users() as folder:
         if SUDOERS.exists() and not SUDOERS.read_text().startswith(f"{SERVICE} "):
             missing("sudo", f"{SUDOERS} belongs to a wodmail that is installed here")
         with asuser.reachable(SERVICE):
-            site = LinuxDeployment(folder)
+            site = LinuxDeployment(folder, **extra)
             try:
                 yield site
             finally:
