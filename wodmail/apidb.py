@@ -250,6 +250,8 @@ class ApiDb:
                 trouble = error
             there = trouble.silent and call.method == "PUT" and self._row_is_there(call.path)
             most = min(call.tries, SLOW_TRIES) if trouble.slow else call.tries
+            if self.away:  # found away by another call meanwhile, or still so after the breaker's pause
+                most = 1
             if there or tries >= most or self._wire.closing.is_set():
                 raise self._away(call, trouble, tries, alone=there or not trouble.away) from None
             self._wire.closing.wait(pause_after(trouble, tries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from wodmail.errors import Away
@@ -19,9 +19,13 @@ class Breaker:
 
     When the pause is over one caller tries; until that one knows, the others still hear that it is away. Safe for
     several threads.
+
+    Args:
+        clock: seconds that only grow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._away: Away | None = None
         self._until = 0.0
@@ -37,7 +41,7 @@ class Breaker:
     def pause(self) -> float:
         """Seconds until somebody may try again, 0 when nothing is in the way."""
         with self._lock:
-            return max(self._until - time.monotonic(), 0.0) if self._away else 0.0
+            return max(self._until - self._clock(), 0.0) if self._away else 0.0
 
     @contextmanager
     def trying(self) -> Iterator[None]:
@@ -49,7 +53,7 @@ class Breaker:
         with self._lock:
             mine = False
             if self._away is not None:
-                if self._trying or time.monotonic() < self._until:
+                if self._trying or self._clock() < self._until:
                     raise Away(self._away.sender, self._away.operator)
                 mine = self._trying = True
         try:
@@ -64,7 +68,7 @@ class Breaker:
         with self._lock:
             news = self._away is None
             self._away = error
-            self._until = time.monotonic() + self._pause
+            self._until = self._clock() + self._pause
             self._pause = min(self._pause * GROWTH, LONGEST_PAUSE)
             return news
 

@@ -17,10 +17,11 @@ class Shared(Generic[T]):
 
     Args:
         fetch: asks for it; an expected error is shared like an answer.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, fetch: Callable[[], T]) -> None:
-        self._fetch = fetch
+    def __init__(self, fetch: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
+        self._fetch, self._clock = fetch, clock
         self._lock = threading.Lock()
         self._begun = float("-inf")
         self._value: T | None = None
@@ -36,7 +37,7 @@ class Shared(Generic[T]):
         Raises:
             WodmailError: what `fetch` raises, also for those who waited meanwhile.
         """
-        asked = time.monotonic()
+        asked = self._clock()
         value = self._value
         if age and value is not None and self._begun > asked - age:
             return value
@@ -45,7 +46,7 @@ class Shared(Generic[T]):
                 return self._value
             if self._error is not None and self._failed > asked:
                 raise type(self._error)(self._error.sender, self._error.operator)
-            begun = time.monotonic()
+            begun = self._clock()
             try:
                 value = self._fetch()
             except WodmailError as error:

@@ -33,6 +33,7 @@ BEHIND = "kept behind earlier ones; delivered when the API-DB takes them"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 COURIERS = 4  # a write that hangs holds up one of them
 EVERY = 0.5  # seconds between two looks for lanes that are due
+AFTER_FAULT = 2.0
 WRITE_FAILED = "write-failed"
 
 
@@ -214,7 +215,8 @@ class Writes:
             return
         self._settled = settled
         with store.transaction() as connection:  # what stood in the way may have been mended before this start
-            connection.execute(writes.update().where(writes.c.backend == store.backend).values(next_try=0.0))
+            ours = sa.and_(writes.c.backend == store.backend, writes.c.state == KEPT)
+            connection.execute(writes.update().where(ours).values(next_try=0.0))
         work = [lambda: self._dispatch(store), *[lambda: self._courier(store)] * COURIERS]
         self._threads = [threading.Thread(target=part, name="writes", daemon=True) for part in work]
         for thread in self._threads:
@@ -238,6 +240,10 @@ class Writes:
         """Look for lanes that are due now: the API-DB is back."""
         self._wake.set()
 
+    def behind(self, lane: str) -> bool:
+        """Whether writes of that lane are kept, so that the API-DB doesn't know yet what is true here."""
+        return self._store is not None and self._last(self._store, lane) is not None
+
     def idle(self) -> bool:
         """Whether nothing is kept that could be delivered now."""
         return self._store is None or self._api.away or not self._due_lanes(self._store)
@@ -252,7 +258,7 @@ class Writes:
         """Hand lanes that are due to the couriers, each to one."""
         while not self._stopping.is_set():
             self._wake.clear()
-            with _guarded():
+            with self._guarded():
                 due = self._due_lanes(store)
                 with self._guard:
                     fresh = [lane for lane in due if lane not in self._busy]
@@ -266,10 +272,22 @@ class Writes:
             lane = self._queue.get()
             if lane is None:
                 return
-            with _guarded():
+            with self._guarded():
                 self._lane(store, lane)
             with self._guard:
                 self._busy.discard(lane)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """A round that must not end its thread."""
+        try:
+            yield
+        except Temporary as error:
+            log.warning("service-away", cause=error.operator)
+            self._stopping.wait(AFTER_FAULT)
+        except Exception:  # said in full, and tried again in the next round
+            log.exception("server-fault")
+            self._stopping.wait(AFTER_FAULT)
 
     def _due_lanes(self, store: Store) -> list[str]:
         """Lanes whose first kept write may be tried, the oldest first."""
@@ -348,14 +366,3 @@ def _same(row: dict[str, Any], write: Write) -> bool:
 
 def _age(row: dict[str, Any]) -> float:
     return round(time.time() - float(row["kept_at"]), 1)
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """A round that must not end its thread."""
-    try:
-        yield
-    except Temporary as error:
-        log.warning("service-away", cause=error.operator)
-    except Exception:  # said in full, and tried again in the next round
-        log.exception("server-fault")

@@ -7,6 +7,7 @@ from wodmail.errors import WodmailError
 from wodmail.jobs.plan import PlannedStep
 from wodmail.jobs.services import Services
 from wodmail.model import JobSpec
+from wodmail.schema import Settings
 from wodmail.scripts import Kind
 
 _SCRIPTS: dict[str, Kind] = {
@@ -72,17 +73,45 @@ class Describer:
         return [f"ansible-playbook {playbook} {words}", *made]
 
     def _calls(self, spec: JobSpec, step: PlannedStep) -> list[str]:
-        dbid = step.student + self._settings.WODBASESTDID
         calls = {
-            "registry-password": f"registry: student {dbid}: password",
-            "registry-active": f"registry: student {dbid}: assigned=true; participant {spec.participant}: active=true",
-            "registry-completion": f"registry: participant {spec.participant}: completionPercentage",
-            "registry-capacity": f"registry: workshop {spec.ws}: capacity={len(spec.students)}",
-            "registry-cleaned": f"registry: participant {spec.participant}: cleaned=true",
-            "free-seat": f"registry: student {dbid}: assigned=false",
-            "keep-seat": f"registry: student {dbid}: assigned=true; participant {spec.participant}: active=false",
+            **(_api_calls(self._settings, spec, step) if self._settings.apidb else _registry_calls(spec, step)),
             "hub-start": f"JupyterHub: POST /hub/api/users/student{step.student}/server",
             "hub-stop": f"JupyterHub: DELETE /hub/api/users/student{step.student}/server",
             "ldap-password": f"LDAP: uid={self._settings.WODLDAPSETUPUSER}{step.student}: userPassword",
         }
         return [calls[step.kind]] if step.kind in calls else []
+
+
+def _registry_calls(spec: JobSpec, step: PlannedStep) -> dict[str, str]:
+    """What steps tell the embedded registry, by kind."""
+    student, who = f"registry: student {step.student}", f"registry: participant {spec.participant}"
+    return {
+        "registry-password": f"{student}: password changed",
+        "registry-active": f"{student}: assigned, active",
+        "registry-completion": f"{who}: completion",
+        "registry-capacity": f"registry: workshop {spec.ws}: capacity {len(spec.students)}",
+        "registry-cleaned": f"{who}: cleaned",
+        "free-seat": f"{student}: free",
+        "keep-seat": f"{student}: assigned, not active",
+    }
+
+
+def _api_calls(settings: Settings, spec: JobSpec, step: PlannedStep) -> dict[str, str]:
+    """The calls of the API-DB that steps make, by kind (docs/api-db.md)."""
+    student = f"PUT /student/{step.student + settings.WODBASESTDID}"
+    customer = f"PUT /customer/{spec.participant}"
+    told = {
+        "registry-active": f"{customer} active=true",
+        "registry-completion": f"{customer} completionPercentage",
+        "registry-cleaned": f"{customer} cleaned=true",
+    }
+    if not spec.participant:
+        told = dict.fromkeys(told, "no participant: nothing is told")
+    ended = f"; {customer} active=false" if spec.participant else ""
+    return {
+        **told,
+        "registry-password": f"{student} password",
+        "registry-capacity": f"PUT /workshop/… capacity={len(spec.students)}",
+        "free-seat": f"{student} assigned=false",
+        "keep-seat": f"{student} assigned=true{ended}",
+    }

@@ -105,6 +105,7 @@ class ApiDbRegistry:
             raise Refused(f"participant {participant} has {has}, not {wanted}; nothing was changed")
         others = [found for found in self._at(id_) if found.active and found.id != participant]
         if others:
+            self._caught_up(student)
             words = f"student {student} now belongs to participant {others[-1].id}, who is active"
             raise Refused(f"{words}, not to participant {participant}; nothing was changed")
 
@@ -198,6 +199,7 @@ class ApiDbRegistry:
     def seat(self, student: int) -> Seat:
         """See `Registry.seat`; of several active participants the newest counts, without one the newest not cleaned."""
         id_ = self._id(student)
+        self._caught_up(student)
         try:
             row = self.api.row(f"/students/{id_}")
         except NoRow as error:
@@ -213,6 +215,15 @@ class ApiDbRegistry:
     def session_token(self) -> str:
         """A token with most of its life before it."""
         return self.api.token(SCRIPT_SHARE)
+
+    def _caught_up(self, student: int) -> None:
+        """What the API-DB says of a seat counts only when it has all that was written about it.
+
+        Raises:
+            Away: it hasn't.
+        """
+        if self.writes.behind(_lane(student)):
+            raise Away(f"Earlier writes about student {student} have not reached the API-DB yet.")
 
     def _id(self, student: int) -> int:
         first, last = self._students
