@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.parts import PROGRAMS, program
+from tests.parts import JUPYTERHUB, PROGRAMS, program
 
 # No test depends on how fast a machine is.
 settings.register_profile("wodmail", deadline=None)
@@ -26,6 +26,8 @@ def absent_parts() -> list[str]:
     absent = sorted(name for name, (executable, _) in PROGRAMS.items() if program(executable) is None)
     if not os.environ.get("WODMAIL_TEST_POSTGRES"):
         absent.append("postgres")
+    if not all(os.environ.get(name) for name in JUPYTERHUB):
+        absent.append("jupyterhub")
     if os.geteuid() != 0:
         absent.append("root")
     return absent

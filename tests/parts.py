@@ -29,6 +29,8 @@ PROGRAMS = {
     "sudo": ("sudo", "sudo"),
     "useradd": ("useradd", "passwd"),
 }
+JUPYTERHUB = ("WODMAIL_TEST_JUPYTERHUB", "WODMAIL_TEST_PROXY")
+"""Variables of the environment: a virtual environment with JupyterHub, and configurable-http-proxy's program."""
 EXTRA_FOLDERS = (
     str(Path(sys.executable).parent),
     "/usr/sbin",
@@ -66,6 +68,18 @@ def require(part: str) -> str:
     if found is None:
         missing(part, f"no {name} here; on Debian: apt-get install {package}")
     return str(found)
+
+
+def jupyterhub_parts() -> tuple[Path, Path]:
+    """JupyterHub's virtual environment and the program of its proxy, which `.ci/jupyterhub` makes.
+
+    Skips or fails the test when they are missing.
+    """
+    require("node")
+    venv, proxy = (Path(os.environ.get(name, "")) for name in JUPYTERHUB)
+    if not (proxy.is_file() and (venv / "bin" / "jupyterhub-singleuser").is_file()):
+        missing("jupyterhub", f"{' and '.join(JUPYTERHUB)} don't name one; see CONTRIBUTING.md")
+    return venv, proxy
 
 
 def shared_notebooks() -> Path | None:

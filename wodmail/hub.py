@@ -9,11 +9,10 @@ from wodmail.schema import Settings
 
 @runtime_checkable
 class Hub(Protocol):
-    """Starts and stops students' servers.
+    """Makes and removes hub users, starts and stops their servers.
 
-    Both calls are idempotent: a server that already is as asked is fine. They raise `Temporary` when the hub is away
-    or too busy (network, 429, 5xx after the retries), `Failed` when it clearly says no, `Refused` when it knows no
-    such student.
+    All calls are idempotent: what already is as asked is fine. They raise `Temporary` when the hub is away or too busy
+    (network, 429, 5xx after the retries), `Failed` when it clearly says no. They may come from several threads.
     """
 
     @property
@@ -21,8 +20,30 @@ class Hub(Protocol):
         """Whether there is a hub at all; without one its steps are skipped."""
         ...
 
+    def ensure(self, student: int) -> str:
+        """Make the student's hub user.
+
+        Args:
+            student: the student's number, WODUSERMIN to WODUSERMAX.
+
+        Returns:
+            a few words for the transcript; may be empty.
+        """
+        ...
+
+    def remove(self, student: int) -> str:
+        """Remove the student's hub user, and with it its server and every session that is still logged in.
+
+        Args:
+            student: the student's number, WODUSERMIN to WODUSERMAX.
+
+        Returns:
+            a few words for the transcript; may be empty.
+        """
+        ...
+
     def start(self, student: int) -> str:
-        """Start the student's server and wait until it runs.
+        """Make the student's hub user when there is none, start its server and wait until it runs.
 
         Args:
             student: the student's number, WODUSERMIN to WODUSERMAX.
@@ -43,11 +64,23 @@ class Hub(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give the connections back; calls that wait fail with `Temporary`."""
+        ...
+
 
 class NoHub:
     """No hub is configured: nothing to start or stop."""
 
     enabled = False
+
+    def ensure(self, student: int) -> str:
+        """Nothing to do."""
+        return f"no hub for student{student}"
+
+    def remove(self, student: int) -> str:
+        """Nothing to do."""
+        return f"no hub for student{student}"
 
     def start(self, student: int) -> str:
         """Nothing to do."""
@@ -57,8 +90,18 @@ class NoHub:
         """Nothing to do."""
         return f"no hub for student{student}"
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 def for_settings(settings: Settings) -> Hub:
-    """The hub that a configuration names: JupyterHub when its keys are there, else none."""
-    del settings
-    return NoHub()
+    """The hub that a configuration names: JupyterHub when its keys are there, else none.
+
+    Raises:
+        Failed: its token or certificates can't be used.
+    """
+    if not settings.WODBEAPIURL:
+        return NoHub()
+    from wodmail.jupyterhub import JupyterHub
+
+    return JupyterHub(settings)

@@ -225,6 +225,9 @@ class Settings(BaseModel):
     WODBEAPIURL: str = key("", "Base URL of JupyterHub, without /hub/api.")
     WODBETOKEN: str = key("", "API token for it.", secret=True)
     WODHUBTIMEOUT: float = key(120, "Longest time for a server to start, in seconds.", gt=0)
+    WODHUBPATIENCE: float = key(
+        30, "How long calls are repeated while JupyterHub is away (network errors, 5xx), in seconds.", ge=0
+    )
     JPHUB: str = key("/opt/jupyterhub", "Folder where JupyterHub is installed.")
 
     WODLDAPSRVNAME: str = key("", "LDAP server.")

@@ -91,6 +91,7 @@ def test_shellcheck_of_the_shell_files() -> None:
     """Those that are used as they are; the templates' rendered forms are checked with the workshop scripts."""
     files = [
         ROOT / ".ci" / "run",
+        ROOT / ".ci" / "jupyterhub",
         *(file for name in ("ansible", "scripts") for file in sorted((ROOT / name).rglob("*.sh"))),
     ]
     assert len(files) > 3
