@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.e2e.harness import ROOT, Deployment, step_of
+from tests.parts import require
 from tests.support import wait_until
 
 CELL = '{"cells": [%s], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
@@ -35,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     made.workshop("WKSHP-Pass", {"1-Pass.ipynb": CELL % ""}, varpass=True)
     (made.notebooks / "WKSHP-Pass" / "note.py").write_text("password = '{{ PASSSTU }}'\n")
     made.workshop("WKSHP-Broken", {"bad.py": "fine\nx = {{ NOSUCHNAME }}\n"})
-    made.workshop("WKSHP-Compile", compile="a.sh")
+    made.workshop("WKSHP-Compile", compile="a.sh", varpass=True)
     made.script("cleanup-WKSHP-Test.sh", "echo cleaning\n")
     made.start()
     yield made
@@ -307,10 +308,31 @@ def test_a_template_error_names_file_line_and_variable(site: Deployment) -> None
         assert words in error
 
 
-def test_a_workshop_that_needs_compiling_is_refused_before_anything_is_changed(site: Deployment) -> None:
+def test_scripts_are_compiled_after_the_erase_and_a_missing_one_is_told_before_it(site: Deployment) -> None:
+    for part in ("shc", "cc"):
+        require(part)
     row = site.one("CREATE 67 0", "WKSHP-Compile")
-    assert row["state"] == "refused"
+    assert row["state"] == "failed"
+    assert step_of(row, "validate")["error"].startswith(
+        "a.sh can't be compiled: there is no such script; write a.sh.j2"
+    )
     assert not (site.home(67) / ".ssh").exists()
+    site.script("a.sh.j2", "#!/bin/bash\necho {{ STDID }} {{ PASSSTU }} {{ BRANDINGNOT }}\n")
+    row = site.one("CREATE 67 0", "WKSHP-Compile")
+    wanted = "a.sh.j2 line 2: the variable BRANDINGNOT is not defined; "
+    assert step_of(row, "compile")["error"].startswith(wanted)
+    mails = [part.get_payload() for part in site.replies(row["id"])[0].walk() if not part.is_multipart()]
+    assert any(wanted[:40] in str(text) for text in mails)
+    site.script("a.sh.j2", "#!/bin/bash\necho {{ STDID }} {{ PASSSTU }}\n")
+    row = site.one("CREATE 67 0", "WKSHP-Compile")
+    assert row["state"] == "done", row
+    names = [step["name"] for step in row["jobs"][0]["steps"]]
+    assert names[names.index("erase") :][:3] == ["erase", "compile", "create-script"]
+    assert step_of(row, "compile")["note"] == "a from public a.sh.j2"
+    said = subprocess.run([site.home(67) / "a"], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"67 \w{8}\n", said)
+    told = str(site.replies(site.one("PLAN CREATE 67 0", "WKSHP-Compile")["id"])[0])
+    assert f"shc -r -f {site.scripts}/a.sh.j2 (public) into {site.home(67)}/a" in told.replace("=\n", "")
 
 
 def test_an_unknown_workshop_is_refused(site: Deployment) -> None:

@@ -19,10 +19,12 @@ from tests import asuser
 from tests.e2e.harness import step_of
 from tests.e2e.linuxsite import SUDOERS, LinuxDeployment, install_helper, linux_deployment
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, logs_in, running
+from tests.parts import require
 from tests.support import wait_until
 from wodmail.students import install
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+TOKEN = "mltok-4711-secret"
 # Ignores TERM and has itself born again in a session of its own, for as long as it may.
 RESPAWN = """
 trap '' TERM HUP INT
@@ -60,6 +62,10 @@ def site() -> Iterator[LinuxDeployment]:
         made.workshop("WKSHP-Held")
         held = f"touch {made.folder}/state/began-$stdid\nwhile [ ! -e {made.folder}/go-$stdid ]; do sleep 0.05; done\n"
         made.script("create-WKSHP-Held.sh", held)
+        made.workshop("WKSHP-Program", compile="train.sh")
+        made.script("train.sh.j2", "#!/bin/bash\necho $(id -u) {{ MLTOK }}\nread -r word\necho $word\n")
+        (made.folder / "private/ansible/production").mkdir(parents=True)
+        (made.folder / "private/ansible/production/variables_WKSHP-Program.yml").write_text(f"MLTOK: {TOKEN}\n")
         installed = install_helper(made)
         assert installed.returncode == 0, installed.stderr
         made.start()
@@ -419,3 +425,26 @@ def test_wod_test_action_as_the_service_user(site: LinuxDeployment, home: Path) 
     done = subprocess.run(argv, cwd="/", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"(passwd {site.password(FIRST, 'CLEANUP')})" in done.stdout
+
+
+def test_a_compiled_script_is_the_students_and_runs_as_the_student(site: LinuxDeployment, home: Path) -> None:
+    for part in ("shc", "cc", "strings"):
+        require(part)
+    row = site.one(f"CREATE {FIRST} 0", "WKSHP-Program")
+    assert row["state"] == "done", row
+    program = home / "train"
+    status = program.lstat()
+    assert (stat.filemode(status.st_mode), status.st_uid) == ("-rwx------", BASE + FIRST)
+    printed = subprocess.run(["strings", "-a", str(program)], capture_output=True, text=True, check=True).stdout
+    assert "GLIBC" in printed and TOKEN not in printed
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    uid = BASE + FIRST
+    with subprocess.Popen([program], user=uid, group=uid, extra_groups=[], cwd=home, **pipes) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == f"{uid} {TOKEN}\n"
+        # What docs/compile.md says plainly: a running program shows its script.
+        assert TOKEN.encode() in Path(f"/proc/{started.pid}/cmdline").read_bytes()
+        assert started.communicate("enough\n", timeout=20)[0] == "enough\n"
+    assert list((site.state / "runs").iterdir()) == []
+    assert site.one(f"CLEANUP {FIRST} 0", "WKSHP-Program")["state"] == "done"
+    assert not program.exists()

@@ -17,7 +17,7 @@ import pytest
 from tests.copying import Desk, settings_for
 from tests.parts import require
 from tests.support import wait_until
-from wodmail import paths, processes, vault
+from wodmail import paths, processes, vault, vaultkeys
 from wodmail.errors import Failed
 from wodmail.model import Action, JobSpec
 from wodmail.playbooks import CopyResult
@@ -50,7 +50,9 @@ class Bench:
         self.settings = settings_for(folder, **values)
         self.desk = Desk(self.settings)
         self.tokens(f"MLTOK: {TOKEN}\n")
-        vault.write(vault.pass_file(self.settings, WORKSHOP, 7), {"PASSSTU": PASSWORD}, vault.password(self.settings))
+        vault.write(
+            vault.pass_file(self.settings, WORKSHOP, 7), {"PASSSTU": PASSWORD}, vaultkeys.password(self.settings)
+        )
 
     def tokens(self, text: str) -> None:
         """The workshop's private variable file."""
