@@ -21,7 +21,7 @@ from wodmail.errors import Failed, Temporary, WodmailError
 from wodmail.schema import Settings
 
 TRIES = 3
-PAUSE = 0.5
+PAUSE = 0.25
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
 
