@@ -232,6 +232,14 @@ def test_a_run_that_is_ended_leaves_nothing_and_shows_nothing(bench: Bench, slow
     assert list((bench.folder / "state" / "runs").iterdir()) == []
 
 
+def test_the_time_limit_of_a_step_holds(tmp_path: Path, slow_shc: Path) -> None:
+    bench = Bench(tmp_path, WODSTEPTIMEOUT=2)
+    bench.script("train.sh.j2", TRAIN)
+    assert bench.failure("train.sh").sender == "compiling took longer than 2 s and was ended"
+    assert bench.left() == []
+    assert list((bench.folder / "state" / "runs").iterdir()) == []
+
+
 def _readable(file: Path) -> bool:
     try:
         file.read_bytes()

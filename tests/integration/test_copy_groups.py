@@ -13,6 +13,7 @@ from tests.support import wait_until
 from wodmail import ansible_run
 from wodmail.copyfolder.job import Job
 from wodmail.errors import Failed
+from wodmail.model import Action, JobSpec
 from wodmail.playbooks import CopyResult, _Work
 
 
@@ -82,6 +83,24 @@ def test_another_workshop_is_not_held_up(tmp_path: Path, monkeypatch: pytest.Mon
         assert not any(future.done() for future in slow)
         stage.let("WKSHP-A", 3)
         assert [future.result(timeout=20).note for future in slow] == ["fine"] * 3
+
+
+def test_runs_that_compile_gather_by_workshop_and_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, desk = Stage(monkeypatch), Desk(settings_for(tmp_path))
+
+    def compile_(student: int, *scripts: str) -> CopyResult:
+        spec = JobSpec(request=1, job=student, action=Action.CREATE, students=(student,), workshop="WKSHP-A")
+        return desk.playbooks.compile_scripts(spec, student, scripts, None, desk.lines.append)
+
+    with ThreadPoolExecutor(8) as pool:
+        first = [pool.submit(compile_, 1, "a.sh")]
+        wait_until(lambda: stage.runs, what="the first run")
+        first += [pool.submit(compile_, student, "a.sh") for student in (2, 3)]
+        wait_until(lambda: len(desk.playbooks._queues[_Work("WKSHP-A", ("a.sh",))]) == 2, what="two waiting")
+        others = [pool.submit(compile_, 4, "b.sh")]  # as many runs at once as there are slots, at least two
+        stage.let("WKSHP-A", 4)
+        assert [each.result(timeout=20).note for each in first + others] == ["fine"] * 4
+    assert sorted(sorted(run[1]) for run in stage.runs) == [[1], [2, 3], [4]]
 
 
 def test_an_error_of_the_whole_run_reaches_everybody_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
