@@ -1,7 +1,7 @@
 #!/bin/bash
 # The first process of a stand-in appliance, in namespaces of its own (tests/appliances.py): makes the machine, says so,
-# and lives until its standard input ends. Nothing here touches the machine around it: every folder that is written to
-# is a file system in memory that this host alone sees.
+# and lives until its standard input ends. Nothing here touches the machine around it: its disk is read-only, and every
+# folder that is written to is a file system in memory that this host alone sees.
 #
 # Arguments: the service user, the base of the students' uids here, then the students' numbers.
 set -eu
@@ -11,13 +11,13 @@ shift 2
 mount -t tmpfs -o mode=0755 tmpfs /mnt
 cp -a /etc /mnt/etc
 mount --bind /mnt/etc /etc
-for folder in /home /run /usr/local/bin /var/spool/cron /var/tmp; do
+for folder in /home /root /run /srv /tmp /usr/local/bin /var/log /var/spool/cron /var/tmp; do
     [ -d "$folder" ] || continue
     mount -t tmpfs -o mode=0755 tmpfs "$folder"
 done
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-chmod 1777 /var/tmp
+chmod 1777 /tmp /var/tmp
 mkdir -m 0755 /run/sshd
+mount -o remount,bind,ro /
 
 read -r name
 hostname "$name"
