@@ -26,6 +26,7 @@ from wodmail.students.linux import LinuxAccounts
 SLOT = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # each test process has users of its own
 BASE = 61000
 FIRST, LAST = 9001 + 100 * SLOT, 9004 + 100 * SLOT
+MOST = 99  # students of one test process
 SERVICE = f"wodmail-tests{SLOT}"
 
 
@@ -68,28 +69,26 @@ def _quiet(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True)
 
 
-def running(uid: int) -> list[psutil.Process]:
-    """What runs as a uid."""
+def running(*wanted: int) -> list[psutil.Process]:
+    """What runs as one of some uids."""
     found = []
     for process in psutil.process_iter(["uids", "status"]):
         uids = process.info["uids"]
-        if uids and uids.real == uid and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if uids and uids.real in wanted and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 
 
 def _remove_users() -> None:
+    ours = {SERVICE, *(f"student{number}" for number in range(FIRST, FIRST + MOST))}
+    there = {user.pw_uid: user.pw_name for user in pwd.getpwall() if user.pw_name in ours}
     # A user that still runs something can't be removed.
-    uids = set(range(BASE + FIRST, BASE + LAST + 1))
-    with suppress(KeyError):
-        uids.add(pwd.getpwnam(SERVICE).pw_uid)
-    for uid in uids:
-        left = running(uid)
+    while left := running(*there):
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, 10)
-    for name in [SERVICE, *(f"student{number}" for number in range(FIRST, LAST + 1))]:
+    for name in there.values():
         subprocess.run(["userdel", name], capture_output=True, check=False)
 
 
@@ -120,10 +119,13 @@ def site() -> Iterator[Site]:
 
 
 @contextmanager
-def users() -> Iterator[Path]:
+def users(count: int = LAST - FIRST + 1) -> Iterator[Path]:
     """The students and the service user, with homes below one folder; gives the folder, removes all of it at the end.
 
     `service` in it is the service user's home, `students` holds the students'. One user of a slot at a time.
+
+    Args:
+        count: how many students, from FIRST on; at most MOST.
     """
     with Path(f"/var/tmp/wodmail-tests{SLOT}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -134,20 +136,20 @@ def users() -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix="wodmail-tests-", dir="/var/tmp"))
         try:
             folder.chmod(0o755)
-            _make_users(folder)
+            _make_users(folder, count)
             yield folder
         finally:
             _remove_users()
             shutil.rmtree(folder)
 
 
-def _make_users(folder: Path) -> None:
+def _make_users(folder: Path, count: int) -> None:
     homes, service = folder / "students", folder / "service"
     homes.mkdir(mode=0o755)
     _quiet("useradd", "--system", "--user-group", "-M", "-d", str(service), "--shell", "/usr/sbin/nologin", SERVICE)
     service.mkdir(mode=0o700)
     shutil.chown(service, SERVICE, SERVICE)
-    for number in range(FIRST, LAST + 1):
+    for number in range(FIRST, FIRST + count):
         name, uid = f"student{number}", str(BASE + number)
         _quiet("groupadd", "--force", "--gid", uid, name)
         _quiet("useradd", "-M", "--uid", uid, "--gid", uid, "--home-dir", str(homes / name), "--shell", "/bin/sh", name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,9 +131,12 @@ class Slapd:
         folder: its database, configuration and log; must be empty.
         authority: gives its certificate; without one it speaks no TLS.
         more: further lines for its database's configuration.
+        students: numbers of the students who have an entry.
     """
 
-    def __init__(self, folder: Path, authority: Authority | None = None, more: str = "") -> None:
+    def __init__(
+        self, folder: Path, authority: Authority | None = None, more: str = "", students: Iterable[int] = STUDENTS
+    ) -> None:
         self.program = require("slapd")
         self.folder = folder
         self.port, self.tls_port = free_port(), free_port()
@@ -145,7 +149,7 @@ class Slapd:
         values = {"base": BASE, "admin": ADMIN, "reader": READER, "password": ADMIN_PASSWORD, "folder": folder}
         config = _CONFIG.format(**values, modules=modules, tls=tls, more=more)
         (folder / "slapd.conf").write_text(config, encoding="utf-8")
-        entries = "".join(_ENTRY.format(uid=f"student{each}", base=BASE, old=OLD) for each in STUDENTS)
+        entries = "".join(_ENTRY.format(uid=f"student{each}", base=BASE, old=OLD) for each in students)
         self._add(_TOP.format(**values) + entries)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -179,8 +183,15 @@ class Slapd:
 
     def stop(self) -> None:
         """End it, if it runs."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash; the database is as it then was."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(number)
             self._process.wait(timeout=30)
             self._process = None
 
@@ -215,10 +226,10 @@ class Slapd:
 
 
 @contextmanager
-def slapd(authority: Authority | None = None, more: str = "") -> Iterator[Slapd]:
+def slapd(authority: Authority | None = None, more: str = "", students: Iterable[int] = STUDENTS) -> Iterator[Slapd]:
     """A server that runs; it is ended and its folder removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="wodmail-slapd-") as folder:
-        site = Slapd(Path(folder) / "slapd", authority, more)
+        site = Slapd(Path(folder) / "slapd", authority, more, students)
         try:
             site.start()
             yield site

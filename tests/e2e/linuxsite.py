@@ -25,10 +25,11 @@ class LinuxDeployment(Deployment):
 
     Args:
         folder: where everything is, readable for all; `service` and `students` are made.
+        students: how many there are, from FIRST on.
         extra: more settings.
     """
 
-    def __init__(self, folder: Path, **extra: Any) -> None:
+    def __init__(self, folder: Path, students: int = LAST - FIRST + 1, **extra: Any) -> None:
         for name in ("notebooks", "scripts", "private", "private/sys", "private/sys/skel", "outbox", "state"):
             (folder / name).mkdir()
         (folder / "private/sys/skel/welcome.txt").write_text("welcome\n")
@@ -37,8 +38,8 @@ class LinuxDeployment(Deployment):
             WODSANDBOX=False,
             WODUSER=SERVICE,
             WODUSERMIN=FIRST,
-            WODUSERMAX=LAST,
-            WODMAXCOUNT=LAST - FIRST + 1,
+            WODUSERMAX=FIRST + students - 1,
+            WODMAXCOUNT=students,
             UIDBASE=BASE,
             GIDBASE=BASE,
             WODSTUDDIR=str(folder / "students"),
@@ -103,19 +104,20 @@ def install_helper(site: LinuxDeployment) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def linux_deployment(**extra: Any) -> Iterator[LinuxDeployment]:
+def linux_deployment(students: int = LAST - FIRST + 1, **extra: Any) -> Iterator[LinuxDeployment]:
     """Users, helper and configuration; everything is taken away at the end. The server is not started.
 
     Args:
+        students: how many, from FIRST on.
         extra: more settings.
     """
     for part in ("root", "useradd", "sudo", "setfacl"):
         require(part)
-    with users() as folder:
+    with users(students) as folder:
         if SUDOERS.exists() and not SUDOERS.read_text().startswith(f"{SERVICE} "):
             missing("sudo", f"{SUDOERS} belongs to a wodmail that is installed here")
         with asuser.reachable(SERVICE):
-            site = LinuxDeployment(folder, **extra)
+            site = LinuxDeployment(folder, students, **extra)
             try:
                 yield site
             finally:
