@@ -115,9 +115,14 @@ def opened(data: bytes, settings: Settings) -> bytes:
 
 
 def wrong_key(name: str) -> str:
-    """The words about a file that was encrypted with another password."""
+    """The words about a variable file that was encrypted with another password."""
+    return other_key(f"the variable file {name}")
+
+
+def other_key(what: str) -> str:
+    """The words about something that was encrypted with another password."""
     return (
-        f"the variable file {name} was encrypted with another password than this backend's vault has; encrypt it anew, "
+        f"{what} was encrypted with another password than this backend's vault has; encrypt it anew, "
         f"or correct {vaultkeys.SECRET_FILE} in WODANSIBLEPRIVDIR (VAULTPWD where there is no such file)"
     )
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.copying import Counting, Desk, Direct, settings_for
-from wodmail import vault
+from tests.copying import Counting, Desk, Direct, own_workshop, settings_for
+from wodmail import vault, vaultformat
+from wodmail.errors import Failed
 from wodmail.playbooks import Playbooks
 
 SECRETS = {"VAULTPWD": "vault-open-sesame", "WODBETOKEN": "hub-token-4711", "WODAPIDBUSERPWD": "apidb-pass-4711"}
@@ -67,3 +68,30 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(tmp_path: Path) 
         (tmp_path / "state/runs" / name / "artifacts").mkdir(parents=True)
     Desk(settings)
     assert [path.name for path in (tmp_path / "state/runs").iterdir()] == [f"{os.getpid()}-busy"]
+
+
+@pytest.mark.parametrize("where", ["VAULTPWD", "vault_secret"])
+def test_vaulted_files_and_single_values_are_opened(tmp_path: Path, where: str) -> None:
+    source = own_workshop(tmp_path / "books", "WKSHP-In", {"a.py": b"{{ ONE }} {{ TWO }}\n"})
+    settings = settings_for(tmp_path, WODNOBO=source, VAULTPWD="of the configuration")
+    word = settings.VAULTPWD
+    if where == "vault_secret":
+        word = "of the file"
+        (tmp_path / "private" / where).write_text(f"{word}\n")
+        (tmp_path / "private" / where).chmod(0o600)
+    value = vaultformat.encrypted(b"within-4711", word).decode().replace("\n", "\n  ").rstrip()
+    (tmp_path / "public/group_vars/all.yml").write_text(f"ONE: !vault |\n  {value}\n")
+    (tmp_path / "private/group_vars/all.yml").write_bytes(vaultformat.encrypted(b"TWO: whole-4711\n", word))
+    desk = Desk(settings)
+    desk.copy("WKSHP-In")
+    assert (desk.home() / "WKSHP-In/a.py").read_text() == "within-4711 whole-4711\n"
+
+
+def test_a_value_of_another_password_is_told_with_what_to_look_at(tmp_path: Path) -> None:
+    source = own_workshop(tmp_path / "books", "WKSHP-In", {"a.py": b"\n{{ ONE }}\n"})
+    value = vaultformat.encrypted(b"within-4711", "another-4711").decode().replace("\n", "\n  ").rstrip()
+    settings = settings_for(tmp_path, WODNOBO=source)
+    (tmp_path / "public/group_vars/all.yml").write_text(f"ONE: !vault |\n  {value}\n")
+    with pytest.raises(Failed, match=r"a\.py line 2: .* was encrypted with another password.*VAULTPWD") as caught:
+        Desk(settings).copy("WKSHP-In")
+    assert "4711" not in caught.value.sender + caught.value.operator.replace(str(tmp_path), "") + caught.value.output

@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from jinja2 import TemplateError
 
+from wodmail import vault
 from wodmail.copyfolder import blame, notebook
 from wodmail.copyfolder.source import is_template
 from wodmail.copyfolder.variables import first_line, trusted
@@ -119,6 +120,8 @@ def _words(variable: str, message: str) -> str:
             f"the variable {variable} is not defined; "
             "define it in a group_vars file or in the workshop's variable file (docs/copy-folder.md)"
         )
+    if "decrypt" in message.lower():
+        return vault.other_key("a variable that is used here")
     return f"the template can't be expanded: {message}"
 
 

@@ -22,6 +22,11 @@ except ImportError:  # ansible-core before 2.19 trusts every text
         return value
 
 
+try:
+    from ansible.parsing.vault import VaultSecretsContext
+except ImportError:  # ansible-core before 2.19 asks the loader for single values too
+    VaultSecretsContext = None
+
 ENDINGS = ("", ".yml", ".yaml", ".json")
 # What the engine itself needs under these names; a variable file must not break it.
 RESERVED = ("hostvars", "groups", "group_names", "inventory_hostname", "ansible_facts", "vars", "omit", "lookup")
@@ -40,7 +45,7 @@ class Layers:
         self._job = job
         self._known: dict[str, dict[str, Any]] = {}
         if job.secrets:
-            loader.set_vault_secrets([("default", VaultSecret(secret.encode())) for secret in job.secrets])
+            _unlock(loader, [("default", VaultSecret(secret.encode())) for secret in job.secrets])
 
     def common(self) -> dict[str, Any]:
         """What all students of the job share: the configuration, then the variable files."""
@@ -91,6 +96,22 @@ def _unreadable(path: Path, error: AnsibleError) -> Failed:
             return Failed(vault.wrong_key(path.name), cause)
         seen = seen.__cause__
     return Failed(f"the variable file {path.name} can't be read", cause)
+
+
+def _unlock(loader: Any, secrets: list[tuple[str, Any]]) -> None:
+    """Give Ansible the vault's passwords: the loader for whole files, its context for single values (`!vault`).
+
+    Those of a command line (a run by hand) stay.
+    """
+    context = VaultSecretsContext.current(optional=True) if VaultSecretsContext is not None else None
+    ours = {secret.bytes for _, secret in secrets}
+    given = (context.secrets or []) if context is not None else []
+    secrets = [*secrets, *(each for each in given if each[1].bytes not in ours)]
+    loader.set_vault_secrets(secrets)
+    if context is not None:
+        context.secrets = secrets
+    elif VaultSecretsContext is not None:
+        VaultSecretsContext.initialize(VaultSecretsContext(secrets))
 
 
 def files(job: Job) -> list[Path]:
