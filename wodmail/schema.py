@@ -122,7 +122,11 @@ class Settings(BaseModel):
     WODBEPORT: Port = key(8000, "Port on which students reach JupyterHub.")
     WODBEPROTO: Literal["http", "https"] = key("http", "Protocol by which students reach JupyterHub.")
     WODBACKEND: str = key("", "This host's name in the queue; one live server a name.", shown="WODBEFQDN")
-    VAULTPWD: str = key("", "Password of the Ansible vault that the students' variable files are kept in.", secret=True)
+    VAULTPWD: str = key(
+        "",
+        "Password of the Ansible vault, where WODANSIBLEPRIVDIR has no file vault_secret (docs/variables.md).",
+        secret=True,
+    )
     NOCHECKSSH: str = key("", "Options that scripts give ssh, e.g. -o StrictHostKeyChecking=no.")
     WODCURLOPT: str = key("", "Options that scripts give curl, e.g. -k.")
 
@@ -230,7 +234,7 @@ class Settings(BaseModel):
     )
     JPHUB: str = key("/opt/jupyterhub", "Folder where JupyterHub is installed.")
 
-    WODLDAPSRVNAME: str = key("", "LDAP server.")
+    WODLDAPSRVNAME: str = key("", "LDAP server: its name or address alone (docs/ldap.md).")
     WODLDAPPORT: Port = key(389, "Its port.")
     WODLDAPDMN: str = key("", "Base DN, e.g. dc=example,dc=org.")
     WODLDAPPWD: str = key("", "Password of the bind DN.", secret=True)
