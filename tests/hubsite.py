@@ -36,7 +36,6 @@ c.Authenticator.allow_existing_users = True
 c.JupyterHub.spawner_class = "jupyterhub.spawner.LocalProcessSpawner"
 c.Spawner.cmd = ["{venv}/bin/jupyterhub-singleuser"]
 c.Spawner.args = ["--ServerApp.terminals_enabled=False"]
-c.Spawner.default_url = "/api/status"
 c.Spawner.start_timeout = 60
 c.JupyterHub.services = [{{"name": "wodmail", "api_token": "{token}"}}]
 c.JupyterHub.load_roles = [
@@ -192,9 +191,10 @@ class StudentAtWork:
         """Close the browser."""
         self.client.close()
 
-    def enter(self) -> httpx.Response:
-        """Open the student's server, which sends the browser to the hub and back (OAuth); the last response."""
-        return self.client.get(self.base, follow_redirects=True)
+    def enter(self) -> bool:
+        """Open the student's server, which sends the browser to the hub and back (OAuth); whether it is let in."""
+        self.client.get(f"{self.base}files/", follow_redirects=True)  # any page that wants a login
+        return self.client.get(f"{self.base}api/me").status_code == 200
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         headers = {"X-XSRFToken": _xsrf(self.client, self.base)}

@@ -299,6 +299,7 @@ class Server:
         if not rested:
             ended = self.services.children.end_all()
             log.warning("children-ended", processes=ended)
+            self.services.hub.close()  # whoever waits for it runs again at the next start
             self.engine.drain(UNWIND)
         if self.listener is not None:
             self.listener.stop()

@@ -73,10 +73,11 @@ class Describer:
         return [f"ansible-playbook {playbook} {words}", *made]
 
     def _calls(self, spec: JobSpec, step: PlannedStep) -> list[str]:
+        user = f"/hub/api/users/student{step.student}"
         calls = {
             **(_api_calls(self._settings, spec, step) if self._settings.apidb else _registry_calls(spec, step)),
-            "hub-start": f"JupyterHub: POST /hub/api/users/student{step.student}/server",
-            "hub-stop": f"JupyterHub: DELETE /hub/api/users/student{step.student}/server",
+            "hub-start": f"JupyterHub: POST {user} unless it is there, POST {user}/server",
+            "hub-stop": f"JupyterHub: DELETE {user}/server; DELETE {user} and POST {user}, which ends its logins",
             "ldap-password": f"LDAP: uid={self._settings.WODLDAPSETUPUSER}{step.student}: userPassword",
         }
         return [calls[step.kind]] if step.kind in calls else []

@@ -74,6 +74,8 @@ def validate(ctx: StepContext) -> StepResult:
     workshop = _workshop(ctx)
     if spec.participant:
         services.registry.check_participant(spec.participant, spec.students[0], spec.workshop)
+        if spec.action is Action.CLEANUP and services.settings.apidb:
+            _not_cleaned_before(ctx)
     if spec.action is Action.RESET and not services.scripts.exists("reset", spec.ws):
         raise Refused(
             f"{spec.ws} says reset: true but there is no reset-{spec.ws}.sh to run. "
@@ -94,6 +96,20 @@ def _range_warnings(ctx: StepContext, workshop: Workshop) -> tuple[str, ...]:
         return ()
     named = ", ".join(str(student) for student in outside[:5]) + (" …" if len(outside) > 5 else "")
     return (f"student {named} is outside the range {low}-{high} of {ctx.spec.ws}",)
+
+
+def _not_cleaned_before(ctx: StepContext) -> None:
+    """A CLEANUP that comes again must not touch a seat that is free, or is being given to somebody else.
+
+    Raises:
+        Refused: the participant is cleaned and the seat is free.
+    """
+    participant, student, registry = ctx.spec.participant, ctx.spec.students[0], ctx.services.registry
+    if registry.is_clean(participant) and not registry.seat(student).assigned:
+        raise Refused(
+            f"Participant {participant} was cleaned before and the seat of student {student} is free: there is "
+            "nothing to clean up. Nothing was changed."
+        )
 
 
 def nothing_to_reset(ctx: StepContext) -> StepResult:
@@ -118,6 +134,7 @@ def validate_again(ctx: StepContext) -> StepResult:
     """After a wait, and before a PURGE erases: the seat may have become another customer's."""
     if not ctx.spec.participant:
         return _skipped("no participant")
+    ctx.services.registry.check_participant(ctx.spec.participant, ctx.spec.students[0], None)
     for student in ctx.spec.students:
         seat = ctx.services.registry.seat(student)
         if seat.active and seat.participant not in (0, ctx.spec.participant):
@@ -179,10 +196,18 @@ def forget_variables(ctx: StepContext) -> StepResult:
 
 
 def hub_stop(ctx: StepContext) -> StepResult:
-    """Stop the student's JupyterHub server, before its processes are ended."""
-    if not ctx.services.hub.enabled:
+    """Stop the student's JupyterHub server, before its processes are ended, and end the hub's logins of that user.
+
+    A browser that is still logged in could start the server again, whatever the password is now; only a hub user made
+    anew shuts it out.
+    """
+    hub, student = ctx.services.hub, ctx.step.student
+    if not hub.enabled:
         return _skipped("no hub configured")
-    return StepResult(State.DONE, note=ctx.services.hub.stop(ctx.step.student))
+    note = hub.stop(student)
+    hub.remove(student)
+    hub.ensure(student)
+    return StepResult(State.DONE, note=f"{note}, logins ended")
 
 
 def hub_start(ctx: StepContext) -> StepResult:
