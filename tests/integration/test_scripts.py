@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +14,16 @@ import pytest
 import yaml
 
 from tests.parts import require
-from wodmail import paths, vaultformat
+from wodmail import paths, variables, vaultformat
 from wodmail.children import Children
 from wodmail.config import Settings
+from wodmail.deliver import Site as Delivery
+from wodmail.deliver import deliver
 from wodmail.errors import Failed
 from wodmail.model import Action, JobSpec
 from wodmail.scripts import Kind, ScriptRun, Scripts
 
+PROGRAM = re.compile(r"<<'PROGRAM'\n(.*?)^PROGRAM$", re.DOTALL | re.MULTILINE)
 WOD_YML = """%YAML 1.1
 # a workshop
 ---
@@ -302,6 +307,56 @@ def test_the_functions_answer(site: Site, tmp_path: Path) -> None:
     assert out[10:14] == ["no student 1", "no workshop 1", "no directory 1", "new=8"]
     assert ".ssh" in out
     assert out[-3:] == ["ended", "ratio=50", "$ANSIBLE_VAULT"]
+
+
+APPLIANCE = """
+. "$WODFUNCTIONS"
+wod_create_appliance
+ls "$WODAPPLIANCESCRIPTS"
+[ -x "$WODAPPLIANCESCRIPTS/reset-appliance.sh" ] && echo "executable"
+wod_get_appliance_target CHLG-Try101 9
+wod_get_appliance_target WKSHP-Plain101 9 2>/dev/null || echo "none $?"
+stdid=7x "$WODAPPLIANCESCRIPTS/reset-appliance.sh" 2>/dev/null || echo "refused $?"
+"""
+
+
+def test_the_scripts_for_appliances_are_at_hand(site: Site) -> None:
+    (site.workshop / "wod.yml").write_text(f"{WOD_YML}multiappliance: true\n")
+    (site.workshop.parent / "WKSHP-Plain101").mkdir()
+    (site.workshop.parent / "WKSHP-Plain101" / "wod.yml").write_text(WOD_YML)
+    (site.vars / "all.yml").write_text("IP-WKSHP-Try101: 192.0.2.3\n")
+    (site.public / "create-appliance.sh").write_text("echo own")
+    (site.public / "create-WKSHP-Try101.sh").write_text(APPLIANCE)
+    site.run()
+    assert site.output() == [
+        "own",
+        "appliance.sh",
+        "cleanup-container-ratio.sh",
+        "create-appliance.sh",
+        "reset-appliance.sh",
+        "executable",
+        "192.0.2.7",
+        "none 1",
+        "refused 64",
+    ]
+
+
+def test_own_scripts_are_clean(tmp_path: Path) -> None:
+    shellcheck = require("shellcheck")
+    shutil.copytree(paths.share("scripts"), tmp_path / "scripts")
+    deliver([tmp_path / "scripts"], Delivery(variables.for_group(Site(tmp_path / "site").settings)))
+    scripts = sorted((tmp_path / "scripts").glob("*.sh"))
+    assert {"appliance.sh", "functions.sh", "create-WKSHP-Appliance101.sh"} < {script.name for script in scripts}
+    texts = {script.stem: PROGRAM.findall(script.read_text()) for script in scripts}
+    ((prelude,), programs) = texts.pop("appliance"), {name: found for name, found in texts.items() if found}
+    assert len(programs) == 3
+    for name, found in programs.items():
+        # What runs on an appliance is a text to the script that sends it.
+        (tmp_path / "scripts" / f"{name}-there.sh").write_text("#!/bin/bash\n" + prelude + "".join(found))
+        scripts.append(tmp_path / "scripts" / f"{name}-there.sh")
+    checked = [shellcheck, "--severity=warning", *map(str, scripts)]
+    done = subprocess.run(checked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_own_scripts_are_clean_and_run(tmp_path: Path) -> None:
