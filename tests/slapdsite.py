@@ -150,11 +150,11 @@ class Slapd:
         config = _CONFIG.format(**values, modules=modules, tls=tls, more=more)
         (folder / "slapd.conf").write_text(config, encoding="utf-8")
         entries = "".join(_ENTRY.format(uid=f"student{each}", base=BASE, old=OLD) for each in students)
-        self._add(_TOP.format(**values) + entries)
+        self.fill(_TOP.format(**values) + entries)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _add(self, ldif: str) -> None:
-        """Fill the database while the server is down."""
+    def fill(self, ldif: str) -> None:
+        """Add entries (LDIF) to the database while the server is down."""
         argv = [self.program, "-Ta", "-q", "-f", str(self.folder / "slapd.conf")]
         done = subprocess.run(argv, input=ldif, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr

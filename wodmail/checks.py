@@ -40,6 +40,7 @@ def advice(settings: Settings, file: Path) -> list[Problem]:
     return [
         *_open_secrets(settings, file),
         *_two_passwords(settings),
+        *_pass_folder(settings),
         *_open_ldap(settings),
         *_senders(settings),
         *_postfix_advice(settings),
@@ -213,6 +214,17 @@ def _two_passwords(settings: Settings) -> Iterator[Problem]:
         return
     if file.read_bytes().strip() != settings.VAULTPWD.encode():
         yield Problem("VAULTPWD", f"is not what {file} holds, and that is used to encrypt; make them the same")
+
+
+def _pass_folder(settings: Settings) -> Iterator[Problem]:
+    """Where existing scripts have variable files in clear for a moment."""
+    folder = (settings.WODANSIBLEPRIVDIR or Path()) / settings.WODGROUP / "pass"
+    if settings.WODANSIBLEPRIVDIR is None or not folder.is_dir():
+        return
+    if folder.stat().st_mode & 0o007:
+        yield Problem("WODANSIBLEPRIVDIR", f"{folder} is open to all; chmod 0700, scripts decrypt passwords there")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Problem("WODANSIBLEPRIVDIR", f"{folder} can't be written by this account; give it to WODUSER")
 
 
 def _open_ldap(settings: Settings) -> Iterator[Problem]:

@@ -229,6 +229,44 @@ def test_a_server_that_wants_encryption_and_one_that_has_none() -> None:
             quick(strict.settings(WODLDAPTLS="starttls")).set_password(1, NEW)
 
 
+POLICY = f"""dn: cn=policy,{BASE}
+objectClass: organizationalRole
+objectClass: pwdPolicy
+cn: policy
+pwdAttribute: userPassword
+pwdInHistory: 3
+pwdCheckQuality: 1
+pwdMinLength: 8
+
+"""
+POLICED = f"""moduleload ppolicy
+overlay ppolicy
+ppolicy_default cn=policy,{BASE}
+ppolicy_hash_cleartext
+access to attrs=userPassword by dn.exact="{READER}" write by anonymous auth by * none
+"""
+
+
+def test_a_policy_that_takes_no_password_twice(tmp_path: Path) -> None:
+    """A step that runs again after a crash sets the same one, which is fine; an older one is refused clearly."""
+    policed = Slapd(tmp_path / "slapd", more=POLICED)
+    policed.fill(POLICY)
+    try:
+        policed.start()
+        directory = quick(policed.settings(WODLDAPBINDDN=READER))
+        assert [directory.set_password(1, NEW), directory.set_password(1, NEW)] == [None, None]
+        assert policed.opens(NEW, 1)
+        assert policed.log().count("err=19") == 1, "the server did refuse the second"
+        directory.set_password(1, f"{NEW}2")
+        with pytest.raises(Failed, match="password policy"):
+            directory.set_password(1, NEW)
+        with pytest.raises(Failed, match=r"password policy.*WODPASSWORDLENGTH"):
+            directory.set_password(1, "short")
+        assert policed.opens(f"{NEW}2", 1)
+    finally:
+        policed.stop()
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 
