@@ -1,6 +1,6 @@
 """The registry that a frontend fills: students, participants and workshops in the API-DB.
 
-Reads ask it at once; writes go through `wodmail.writes`, which keeps them while it is away. docs/api-db.md says which
+Reads ask it at once; writes go through `wodmail.delivery`, which keeps them while it is away. docs/api-db.md says which
 step makes which call.
 """
 
@@ -10,13 +10,14 @@ import structlog
 
 from wodmail.apidb import ApiDb, NoRow
 from wodmail.catalog import Catalog, Workshop, folder_name, near
+from wodmail.delivery import Writes
 from wodmail.errors import Away, Failed, Refused
 from wodmail.registry.base import Seat
 from wodmail.registry.rows import Customer, Row, by_notebook, truth, workshop
 from wodmail.registry.rows import number as as_number
 from wodmail.schema import Settings
 from wodmail.shared import Shared
-from wodmail.writes import Write, Writes
+from wodmail.writes import Write
 
 log = structlog.get_logger("wodmail.registry")
 
@@ -103,10 +104,12 @@ class ApiDbRegistry:
         if wanted is not None and row.workshop != wanted:
             has = f"workshop {row.workshop}" if row.workshop else "no workshop"
             raise Refused(f"participant {participant} has {has}, not {wanted}; nothing was changed")
-        others = [found for found in self._at(id_) if found.active and found.id != participant]
-        if others:
+        # Who registered last has the seat, active or not yet; one before may have been purged and still be "active".
+        later = [found for found in self._at(id_) if found.id > participant and not found.cleaned]
+        if later:
             self._caught_up(student)
-            words = f"student {student} now belongs to participant {others[-1].id}, who is active"
+            state = "is active" if later[-1].active else "registered later"
+            words = f"student {student} now belongs to participant {later[-1].id}, who {state}"
             raise Refused(f"{words}, not to participant {participant}; nothing was changed")
 
     def participant_student(self, participant: int) -> int:
@@ -197,7 +200,7 @@ class ApiDbRegistry:
     # -- seats ------------------------------------------------------------------------------------------------
 
     def seat(self, student: int) -> Seat:
-        """See `Registry.seat`; of several active participants the newest counts, without one the newest not cleaned."""
+        """See `Registry.seat`; the newest participant counts that is not cleaned, without one the newest active."""
         id_ = self._id(student)
         self._caught_up(student)
         try:
@@ -205,8 +208,8 @@ class ApiDbRegistry:
         except NoRow as error:
             raise Refused(f"the API-DB has no student {student} (id {id_})", error.operator) from error
         here = self._at(id_)
-        holder = next((found for found in reversed(here) if found.active), None)
-        holder = holder or next((found for found in reversed(here) if not found.cleaned), None)
+        holder = next((found for found in reversed(here) if not found.cleaned), None)
+        holder = holder or next((found for found in reversed(here) if found.active), None)
         assigned = truth(row.get("assigned"))
         if holder is None:
             return Seat(student, assigned)
