@@ -83,6 +83,7 @@ class Event(StrEnum):
     WRITE_DELIVERED = "write-delivered"
     WRITE_FAILED = "write-failed"
     WRITE_KEPT = "write-kept"
+    WRITE_OVERTAKEN = "write-overtaken"
 
 
 def _forms(secret: str) -> frozenset[str]:

@@ -20,6 +20,7 @@ from wodmail import __version__, directory, hub, registry, requests, students, v
 from wodmail.alarms import Alarms
 from wodmail.children import Children
 from wodmail.config import Settings
+from wodmail.delivery import Couriers, writes_of
 from wodmail.engine import Engine
 from wodmail.errors import ConfigError, Problem, Refused, Temporary
 from wodmail.intake import Intake
@@ -38,7 +39,7 @@ from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
 from wodmail.store import facts, jobs, mails, open_store
 from wodmail.trace import Trace, trace_path
-from wodmail.writes import kept, writes_of
+from wodmail.writes import kept
 
 log = structlog.get_logger("wodmail.server")
 
@@ -147,6 +148,7 @@ class Server:
         self.alarms = Alarms(settings, store)
         self.outbox = Outbox(self.services, Sender(settings), self._make_way)
         self.writes = writes_of(parts.registry)
+        self.couriers = Couriers(self.writes, self._write_settled) if self.writes is not None else None
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
 
@@ -167,11 +169,16 @@ class Server:
         self.engine.on_change(self._changed)
         self.engine.start()
         self._mailer.start()
-        if self.writes is not None:
-            self.writes.start(lambda request: requests.forget_secrets(self.services, request))
+        if self.couriers is not None:
+            self.couriers.start()
         if self.listener is not None:
             self.listener.start()
         log.info("server-ready", version=__version__, door=self.listener.port if self.listener else None)
+
+    def _write_settled(self, request: int) -> None:
+        """A kept write reached the API-DB or was refused: its password, or a mail about it, may be due."""
+        requests.forget_secrets(self.services, request)
+        self._due.set()
 
     def _changed(self) -> None:
         self._wake.set()
@@ -303,8 +310,8 @@ class Server:
             self.engine.drain(UNWIND)
         if self.listener is not None:
             self.listener.stop()
-        if self.writes is not None:
-            self.writes.stop()
+        if self.couriers is not None:
+            self.couriers.stop()
         self._mailer.join(timeout=5.0)
         self.engine.stop()
         self.services.store.close()

@@ -214,7 +214,7 @@ def test_an_error_is_not_kept() -> None:
 
 def test_http_client_is_not_loaded_without_an_api_db(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from wodmail import registry, writes, requests; "
+        "import sys; from pathlib import Path; from wodmail import registry, delivery, requests; "
         "from wodmail.schema import Settings; "
         "registry.for_settings(Settings(WODSTATEDIR=Path(sys.argv[1]), WODNOBO=Path(sys.argv[1]))); "
         "print('httpx' in sys.modules)"

@@ -34,11 +34,13 @@ def for_settings(settings: Settings, store: Store | None = None, masker: Masker 
 def _api_db(settings: Settings, catalog: Catalog, store: Store | None, masker: Masker | None) -> Registry:
     """Imported only here: a backend without an API-DB needs no HTTP client."""
     from wodmail.apidb import ApiDb
+    from wodmail.delivery import Writes
     from wodmail.registry.apidb import ApiDbRegistry
     from wodmail.secretstore import Secrets
-    from wodmail.writes import Writes
+    from wodmail.writes import KeptWrites
 
     api = ApiDb(settings, masker)
-    writes = Writes(api, Secrets(settings.WODSTATEDIR / "secrets"), store, settings.WODMONITOR)
-    api.on_back = writes.kick
+    kept = KeptWrites(store, settings.WODMONITOR) if store is not None else None
+    writes = Writes(api, Secrets(settings.WODSTATEDIR / "secrets"), kept)
+    api.on_back = writes.back.set
     return ApiDbRegistry(settings, api, catalog, writes)
