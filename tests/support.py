@@ -39,8 +39,15 @@ def free_port() -> int:
         return port
 
 
-def wait_until(ask: Callable[[], T], *, seconds: float = 20.0, what: str = "the condition") -> T:
-    """Ask again and again until the answer is true, and return it; fails after the deadline with what was awaited."""
+def wait_until(ask: Callable[[], T], *, seconds: float = 20.0, what: str = "the condition", every: float = 0.02) -> T:
+    """Ask again and again until the answer is true, and return it; fails after the deadline with what was awaited.
+
+    Args:
+        ask: the question.
+        seconds: the deadline.
+        what: for the message.
+        every: seconds between two looks; more where asking costs others their time.
+    """
     deadline = time.monotonic() + seconds
     while True:
         answer = ask()
@@ -48,4 +55,4 @@ def wait_until(ask: Callable[[], T], *, seconds: float = 20.0, what: str = "the 
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s in vain for {what}; last answer: {answer!r}")
-        time.sleep(0.02)
+        time.sleep(every)

@@ -146,7 +146,7 @@ class ApiDbSite:
         return added
 
     def rows(self, table: str) -> list[Row]:
-        """All rows of workshops, students or customers; booleans as booleans."""
+        """All rows of workshops, students, customers or history (`state.State.rows`); booleans as booleans."""
         with self._life:
             if not self.running:
                 return State(self.data_file).rows(table)

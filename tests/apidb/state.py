@@ -7,6 +7,7 @@ import hmac
 import json
 import secrets
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,14 @@ class State:
     # -- rows -------------------------------------------------------------------------------------------------
 
     def rows(self, table: str) -> list[Row]:
-        """All rows of a table in the order of their ids."""
+        """All rows of a table in the order of their ids.
+
+        One more table, `history`, says when a participant's `active` became another: fields customer, studentId,
+        active, time (seconds since 1970). The API doesn't show it.
+        """
         with self.lock:
+            if table == "history":
+                return list(self._data.get(table, []))
             return [dict(row) for _, row in sorted(self._data[table].items(), key=lambda item: int(item[0]))]
 
     def row(self, table: str, number: int) -> Row | None:
@@ -145,7 +152,11 @@ class State:
             row = self._data[table].get(str(number))
             if row is None:
                 return None
+            before = row.get("active")
             row.update({name: _truth(name, value) for name, value in fields.items()})
+            if table == "customers" and row["active"] != before:
+                note = {"customer": number, "studentId": row["studentId"], "active": row["active"], "time": time.time()}
+                self._data.setdefault("history", []).append(note)
             self.save()
             return dict(row)
 
