@@ -131,7 +131,7 @@ def certificates(url: str, options: str) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=file)
     except (OSError, ssl.SSLError) as error:
-        told = "The certificates of the API-DB can't be checked: look at --cacert in WODCURLOPT."
+        told = "Certificates can't be checked: look at --cacert in WODCURLOPT."
         raise Failed(told, f"{file}: {error}") from error
 
 

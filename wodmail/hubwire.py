@@ -156,7 +156,7 @@ class Wire:
             tries += 1
             response, cause = self._sent(method, path, SLOW if slow else QUICK)
             now = time.monotonic()
-            if response is None or (response.status_code >= 500 and not (slow and _explained(method, response))):
+            if response is None or (_away(response) and not (slow and _explained(method, response))):
                 left, news = self._outage.found_away(now)
                 away_until = min(away_until, now + self.patience)
                 self._pause_while_away(f"{method} {path}: {cause}", min(left, away_until - now), tries, news=news)
@@ -233,8 +233,7 @@ class Wire:
         if answer.status in (401, 403):
             words = f"JupyterHub doesn't let wodmail do that ({told}): check WODBETOKEN and the scopes of its service."
             raise Failed(words, operator)
-        foreign = answer.status >= 400 and not isinstance(answer.data, dict)
-        if 300 <= answer.status < 400 or foreign:
+        if 300 <= answer.status < 400:
             words = f"What answers at WODBEAPIURL ({_plain(self.base)}) is no JupyterHub ({told}): check that URL."
             raise Failed(words, operator)
         if answer.status >= 400 and answer.status not in (400, 404, 409, 500):
@@ -246,6 +245,16 @@ class Wire:
 
     def _clean(self, text: str) -> str:
         return shown(self._without_token(text)) if text.strip() else ""
+
+
+def _away(response: httpx.Response) -> bool:
+    """Whether something in front of the hub answers for it, or it is in trouble itself.
+
+    While the hub restarts its proxy knows no route to it and says 404 with a page; the hub's own errors are JSON.
+    """
+    status = response.status_code
+    strange = status >= 400 and status not in (401, 403, 429) and not isinstance(_json(response.text), dict)
+    return status >= 500 or strange
 
 
 def _explained(method: str, response: httpx.Response) -> bool:

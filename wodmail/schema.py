@@ -230,7 +230,7 @@ class Settings(BaseModel):
     WODBETOKEN: str = key("", "API token for it.", secret=True)
     WODHUBTIMEOUT: float = key(120, "Longest time for a server to start, in seconds.", gt=0)
     WODHUBPATIENCE: float = key(
-        30, "How long calls are repeated while JupyterHub is away (network errors, 5xx), in seconds.", ge=0
+        60, "How long calls are repeated while JupyterHub is away (network errors, 5xx), in seconds.", ge=0
     )
     JPHUB: str = key("/opt/jupyterhub", "Folder where JupyterHub is installed.")
 

@@ -216,7 +216,7 @@ def test_remove_waits_for_a_server_that_is_stopping(site: ScriptedHub, jupyter: 
 
 
 @pytest.mark.parametrize(
-    "trouble", [None, (503, "<html>proxy"), (502, ""), (500, {"message": "Internal Server Error"})]
+    "trouble", [None, (503, "<html>proxy"), (404, "Not Found"), (500, {"message": "Internal Server Error"})]
 )
 def test_trouble_for_a_moment_is_repeated(site: ScriptedHub, jupyter: Hub, trouble: Any) -> None:
     site.answer(f"POST {USER}", trouble, (201, {}))
@@ -261,7 +261,6 @@ def test_a_token_that_is_not_accepted(site: ScriptedHub, jupyter: Hub, status: i
     "answer",
     [
         (302, "", {"location": "https://elsewhere.example.org/"}),
-        (404, "<html>nginx</html>"),
         (200, {"no": "user"}),
         (200, "<html>welcome</html>"),
     ],
@@ -272,6 +271,12 @@ def test_something_else_answers(site: ScriptedHub, jupyter: Hub, answer: Any) ->
     site.answer(f"GET {USER}", answer)
     with pytest.raises(Failed, match=r"WODBEAPIURL|read:servers"):
         jupyter.start(1)
+
+
+def test_a_page_in_place_of_the_hub(site: ScriptedHub, jupyter: Hub) -> None:
+    site.answer(f"POST {USER}", (404, "<html>nginx</html>"))
+    with pytest.raises(Temporary, match=r"404 <html>nginx.*check WODBEAPIURL .* and that the hub runs"):
+        jupyter.ensure(1)
 
 
 def test_another_4xx_fails_with_the_hubs_words(site: ScriptedHub, jupyter: Hub) -> None:
