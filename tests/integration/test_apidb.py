@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from tests import oddserver
 from tests.apidb.site import ApiDbSite
-from wodmail import breaker, logs
+from wodmail import apidbwire, breaker, logs
 from wodmail.apidb import ApiDb, NoRow
 from wodmail.errors import Away, Failed, NotLetIn, WodmailError
 from wodmail.logs import Masker
@@ -25,6 +26,11 @@ from wodmail.schema import Settings
 WORD, BACKEND_WORD = "Werty123", "Sesame-4711"
 TOKEN = "aaaa.bbbb.cccc-0123456789"
 LOGIN = oddserver.answer(200, json.dumps({"id": 1, "accessToken": TOKEN}), Content_Type="application/json")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apidbwire, "FIRST_PAUSE", 0.02)
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def site(tmp_path: Path) -> Iterator[ApiDbSite]:
 
 
 def client(keys: dict[str, Any], masker: Masker | None = None, **more: Any) -> ApiDb:
-    return ApiDb(Settings(**{"WODAPIDBTIMEOUT": 0.5, "WODAPIDBRETRIES": 2, **keys, **more}), masker)
+    return ApiDb(Settings(**{"WODAPIDBTIMEOUT": 0.4, "WODAPIDBRETRIES": 2, **keys, **more}), masker)
 
 
 def odd_keys(odd: oddserver.Odd) -> dict[str, Any]:
@@ -64,27 +70,43 @@ def test_one_login_for_many_threads(site: ApiDbSite) -> None:
     assert logins(site) == 2
 
 
+def aged(api: ApiDb, seconds: float) -> None:
+    """Make the token that much older."""
+    assert api._token is not None
+    api._token = replace(api._token, since=api._token.since - seconds)
+
+
 def test_a_token_is_renewed_before_it_ends(site: ApiDbSite) -> None:
-    site.configure(token_seconds=0.6)
     api = client(site.keys)
-    first = api.token()
-    assert api.token() == first
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
-        api.row("/customers/57")
-    assert logins(site) >= 3
+    api.row("/customers/57")
+    aged(api, 140)
+    api.row("/customers/57")
+    assert logins(site) == 1
+    aged(api, 15)
+    api.row("/customers/57")
+    assert logins(site) == 2
     assert {line["status"] for line in site.log()} == {200}
 
 
-def test_a_script_gets_a_token_with_most_of_its_life(site: ApiDbSite) -> None:
-    site.configure(token_seconds=2)
+def test_short_lives_are_renewed_too(site: ApiDbSite) -> None:
+    site.configure(token_seconds=3)
     api = client(site.keys)
-    first = api.token()
-    asked = time.monotonic()
-    while api.token(0.75) == first:
-        assert time.monotonic() < asked + 1.5
+    assert api.token() == api.token()
+    aged(api, 2.5)
+    api.row("/customers/57")
     assert logins(site) == 2
-    assert api.token() != first
+
+
+def test_a_script_gets_a_token_with_most_of_its_life(site: ApiDbSite) -> None:
+    api = client(site.keys)
+    api.token()
+    aged(api, 40)
+    api.token(0.75)
+    aged(api, 10)
+    api.token()
+    assert logins(site) == 1
+    api.token(0.75)
+    assert logins(site) == 2
 
 
 def test_open_reads_need_no_login(site: ApiDbSite) -> None:
@@ -149,7 +171,7 @@ def test_a_put_that_is_never_answered(site: ApiDbSite) -> None:
     with pytest.raises(NoRow, match="no student 99"):
         api.put("/student/99", {"assigned": False})
     site.fault("hang", method="PUT")
-    with pytest.raises(Away, match=r"doesn't answer within 0\.5 s"):
+    with pytest.raises(Away, match=r"doesn't answer within 0\.4 s"):
         api.put("/student/3", {"assigned": False})
     assert not api.away
     assert api.row("/students/3")["assigned"] is not None
@@ -234,7 +256,7 @@ def test_fifty_do_not_each_wait_out_the_time_outs(site: ApiDbSite, monkeypatch: 
     with ThreadPoolExecutor(50) as pool:
         words = set(pool.map(away, range(50)))
     assert time.monotonic() - began < 0.5
-    assert words == {"The API-DB is away: it doesn't answer within 0.5 s."}
+    assert words == {"The API-DB is away: it doesn't answer within 0.4 s."}
     assert len(site.log()) == asked
 
 

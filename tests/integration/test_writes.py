@@ -126,25 +126,42 @@ class Office:
         found.start()
 
 
-@pytest.fixture(params=databases.KINDS)
-def office(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(breaker, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(delivery, "EVERY", 0.05)
+@contextmanager
+def opened(kind: str, folder: Path) -> Iterator[Office]:
     with (
-        databases.fresh(request.param, tmp_path) as url,
-        ApiDbSite(tmp_path, base=1000, absent="hang") as api,
+        databases.fresh(kind, folder) as url,
+        ApiDbSite(folder, base=1000, absent="hang") as api,
     ):
         api.add_students(range(1, 10))
         api.add_workshop("WKSHP-Test", id=5)
         for student in range(1, 10):
             api.add_customer("WKSHP-Test", student, id=50 + student)
-        made = Office(tmp_path, "" if request.param == "sqlite" else url, api)
+        made = Office(folder, "" if kind == "sqlite" else url, api)
         yield made
         for found in made.started:
             found.stop()
         made.registry.close()
         made.services.store.close()
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(delivery, "EVERY", 0.05)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    with opened("sqlite", tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=databases.KINDS)
+def any_office(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Office]:
+    """On each database: for tests of what is asked of the tables."""
+    with opened(request.param, tmp_path) as made:
+        yield made
 
 
 def expected(student: int) -> list[tuple[str, dict[str, Any]]]:
@@ -164,7 +181,8 @@ def test_writes_go_straight_out(office: Office) -> None:
     assert office.kept() == []
 
 
-def test_what_can_not_be_sent_is_kept_and_delivered_in_order(office: Office) -> None:
+def test_what_can_not_be_sent_is_kept_and_delivered_in_order(any_office: Office) -> None:
+    office = any_office
     office.api.stop()
     with office.at_work(3) as (request, job):
         assert office.cleanup(3, job) == [NOTE, BEHIND, BEHIND, BEHIND]
@@ -211,7 +229,8 @@ def test_no_password_in_the_database(office: Office, tmp_path: Path) -> None:
     assert [file for file in files if WORD.encode() in file.read_bytes()] == []
 
 
-def test_secrets_and_requests_stay_while_writes_need_them(office: Office) -> None:
+def test_secrets_and_requests_stay_while_writes_need_them(any_office: Office) -> None:
+    office = any_office
     office.api.stop()
     with office.at_work(3) as (request, job):
         office.cleanup(3, job)
@@ -230,7 +249,8 @@ def test_secrets_and_requests_stay_while_writes_need_them(office: Office) -> Non
     assert database.describe([request]) == []
 
 
-def test_a_refused_one_is_told_and_holds_nothing_up(office: Office) -> None:
+def test_a_refused_one_is_told_and_holds_nothing_up(any_office: Office) -> None:
+    office = any_office
     office.api.stop()
     with office.at_work(3) as (request, job):
         assert office.registry.set_cleaned(999, 3) == NOTE
@@ -262,7 +282,8 @@ def test_a_forgotten_password_is_refused(office: Office) -> None:
     assert request
 
 
-def test_a_login_that_is_refused_loses_nothing(office: Office) -> None:
+def test_a_login_that_is_refused_loses_nothing(any_office: Office) -> None:
+    office = any_office
     office.api.stop()
     assert office.registry.free_seat(3) == NOTE
     office.api.start()
