@@ -1,0 +1,2 @@
+#!/bin/bash
+# Site installation, run once.

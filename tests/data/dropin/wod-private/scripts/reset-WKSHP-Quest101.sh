@@ -1,0 +1,3 @@
+#!/bin/bash
+. /etc/wod.sh
+echo "quest reset $stdid"
