@@ -18,7 +18,7 @@ from tests.e2e.linuxsite import LinuxDeployment, install_helper, linux_deploymen
 from tests.linux_students import BASE, FIRST, SERVICE
 
 SECOND, THIRD, ABSENT = FIRST + 1, FIRST + 2, FIRST + 3
-SCRIPT_SECONDS = 40
+SCRIPT_SECONDS = 80  # a call to an appliance may take a quarter of it
 WITH_ADDRESS = ("Mono", "Multi", "Ldap", "Box")
 
 # The one fake: a container's files are a folder below /run/containers. Only what the script asks for is known.
