@@ -117,16 +117,24 @@ def test_without_an_appliance_nothing_is_done(site: LinuxDeployment, tree: Path)
     assert (status, "no usable password" in err) == (64, True)
 
 
+def test_a_password_of_ldap_is_not_set_there(site: LinuxDeployment, lab: Appliances, tree: Path, home: Path) -> None:
+    lab.shell(lab.base, f"echo student{FIRST}:of-ldap | chpasswd")
+    status, _, err = run(site, tree, "create-appliance", w="WKSHP-Ldap", WODRTARGET=lab.base, randompw="")
+    assert status == 0, err
+    assert lands(FIRST, lab.base) == f"student{FIRST} appliance1"
+    assert lands(FIRST, lab.base, password="of-ldap") == f"student{FIRST} appliance1"
+
+
 def test_what_is_wrong_with_an_appliance_is_told_apart(
     site: LinuxDeployment, lab: Appliances, tree: Path, home: Path
 ) -> None:
     there, where = {"WODRTARGET": lab.base}, f"appliance {lab.base} (WKSHP-Mono)"
 
-    def failing(script: str = "create-appliance", **more: str) -> tuple[int, str]:
-        status, _, err = run(site, tree, script, **{**there, **more})
+    def failing(**more: str) -> tuple[int, str]:
+        status, _, err = run(site, tree, "reset-appliance", **{**there, **more})
         return status, err.splitlines()[-1].partition(". ")[0]
 
-    assert failing("reset-appliance", stdid=str(ABSENT)) == (67, f"{where}: there is no user student{ABSENT}")
+    assert failing(stdid=str(ABSENT)) == (67, f"{where}: there is no user student{ABSENT}")
     lab.shell(lab.base, "mv /etc/sudoers.d/service /run/sudoers")
     status, words = failing()
     lab.shell(lab.base, "mv /run/sudoers /etc/sudoers.d/service")

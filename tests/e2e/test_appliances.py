@@ -105,15 +105,6 @@ def test_students_land_each_on_their_own_and_a_reset_reaches_all(site: LinuxDepl
         assert lands(student, address, password=site.password(student, "RESET")) != ""
 
 
-def test_a_password_of_ldap_is_not_set_there(site: LinuxDeployment, lab: Appliances, home: Path) -> None:
-    lab.shell(lab.base, f"echo student{FIRST}:of-ldap | chpasswd")
-    row = site.one(f"CREATE {FIRST} 0", "WKSHP-Ldap")
-    assert row["state"] == "done", reply(site, row)
-    assert lands(FIRST, lab.base) == f"student{FIRST} appliance1"
-    assert lands(FIRST, lab.base, password=site.password(FIRST)) == ""
-    assert lands(FIRST, lab.base, password="of-ldap") == f"student{FIRST} appliance1"
-
-
 @pytest.mark.parametrize("name", ["Missing", "Placeholder"])
 def test_no_base_address(site: LinuxDeployment, home: Path, name: str) -> None:
     row = site.one(f"CREATE {FIRST} 0", f"WKSHP-{name}")
