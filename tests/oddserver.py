@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 Script = Callable[[str, str, bytes], "bytes | list[bytes]"]
 """From method, path and body to the raw answer; a list is sent piece by piece, `seconds` apart."""
@@ -37,12 +39,13 @@ def answer(status: int, text: str, **headers: str) -> bytes:
 
 
 @contextmanager
-def serving(script: Script, seconds: float = 0.05) -> Iterator[Odd]:
+def serving(script: Script, seconds: float = 0.05, tls: tuple[Path, Path] | None = None) -> Iterator[Odd]:
     """Serve a script on loopback.
 
     Args:
         script: gives the answers.
         seconds: between the pieces of an answer that is a list.
+        tls: certificate and key, to speak https.
     """
     leaving = threading.Event()
 
@@ -75,7 +78,11 @@ def serving(script: Script, seconds: float = 0.05) -> Iterator[Odd]:
             """Nothing."""
 
     server = Server(("127.0.0.1", 0), Handler)
-    odd = Odd(f"http://127.0.0.1:{server.server_address[1]}/api")
+    odd = Odd(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/api")
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

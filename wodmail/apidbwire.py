@@ -184,7 +184,10 @@ class Wire:
                 response.close()
         except (httpx.ConnectTimeout, httpx.ConnectError) as error:
             slow = isinstance(error, httpx.TimeoutException)
-            raise Trouble("it can't be reached", f"{type(error).__name__}: {error}", slow=slow) from error
+            words = "it can't be reached"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                words = "its certificate isn't trusted here: see --cacert and -k in WODCURLOPT"
+            raise Trouble(words, f"{type(error).__name__}: {error}", slow=slow) from error
         except httpx.TimeoutException as error:
             words = f"it doesn't answer within {self._timeout:g} s"
             raise Trouble(words, type(error).__name__, silent=True) from error

@@ -64,9 +64,11 @@ class Breaker:
                     self._trying = False
 
     def found_away(self, error: Away) -> bool:
-        """Turn callers away for a while; returns whether that is news."""
+        """Turn callers away for a while; returns whether that is news. Many who find it at once count once."""
         with self._lock:
             news = self._away is None
+            if not news and self._clock() < self._until:
+                return False
             self._away = error
             self._until = self._clock() + self._pause
             self._pause = min(self._pause * GROWTH, LONGEST_PAUSE)

@@ -17,6 +17,7 @@ import pytest
 
 from tests import oddserver
 from tests.apidb.site import ApiDbSite
+from tests.slapdsite import Authority
 from wodmail import apidbwire, breaker, logs
 from wodmail.apidb import ApiDb, NoRow
 from wodmail.errors import Away, Failed, NotLetIn, WodmailError
@@ -373,3 +374,16 @@ def test_the_environment_names_no_proxy(site: ApiDbSite, monkeypatch: pytest.Mon
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert client(site.keys).row("/customers/57")["id"] == 57
+
+
+def test_certificates(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with oddserver.serving(lambda *_: oddserver.answer(200, "[]"), tls=(authority.cert, authority.key)) as odd:
+
+        def rows(options: str) -> list[Any]:
+            return client(odd_keys(odd), WODCURLOPT=options, WODAPIDBRETRIES=0).rows("/workshops", unnamed=True)
+
+        with pytest.raises(Away, match=r"certificate isn't trusted here.*WODCURLOPT") as caught:
+            rows("")
+        assert "CERTIFICATE_VERIFY_FAILED" in caught.value.operator
+        assert rows("-k") == rows(f"--cacert {authority.ca}") == []

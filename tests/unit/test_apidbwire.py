@@ -146,7 +146,9 @@ def test_breaker_waits_longer_each_time_and_starts_anew() -> None:
         clock[0] += 100
         assert not found.found_away(Away("gone", "connection refused"))
         pauses.append(found.pause())
+    assert not found.found_away(Away("gone", "by another at the same time"))
     assert pauses == sorted(pauses)
+    assert found.pause() == pauses[-1]
     assert breaker.FIRST_PAUSE < pauses[0] < pauses[-1] == breaker.LONGEST_PAUSE
     assert found.found_well()
     assert not found.found_well()

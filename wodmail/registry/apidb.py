@@ -226,7 +226,8 @@ class ApiDbRegistry:
             Away: it hasn't.
         """
         if self.writes.behind(_lane(student)):
-            raise Away(f"Earlier writes about student {student} have not reached the API-DB yet.")
+            words = f"Earlier writes about student {student} have not reached the API-DB yet"
+            raise Away(f"{words}; `wodmail show` of their request says why.")
 
     def _id(self, student: int) -> int:
         first, last = self._students
