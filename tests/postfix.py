@@ -49,6 +49,7 @@ minimal_backoff_time = 300s
 """
 MASTER_CF = """\
 127.0.0.1:{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 rewrite unix - - n - - trivial-rewrite
@@ -175,4 +176,7 @@ def running() -> Iterator[Backend]:
             print(file.name, file.read_text() if file.exists() else "is not there")
         subprocess.run(["postfix", "-c", str(base / "etc"), "stop"], capture_output=True)
         subprocess.run(["userdel", user], capture_output=True)
+        # procmail makes it whatever DEFAULT says; one of another uid would hold the next user of that name up for 16 s.
+        for left in Path("/var/mail").glob(f"*{user}*"):
+            left.unlink()
         shutil.rmtree(base)

@@ -74,9 +74,7 @@ class DropIn(LinuxDeployment):
         secret = self.top / "wod-private" / "ansible" / "vault_secret"
         secret.write_text("of-the-vault\n")
         secret.chmod(0o600)
-        rc = self.top / ".procmailrc"
-        rc.write_text(f"DEFAULT={self.top}/mailbox\n{(CONTENT / 'procmailrc').read_text()}")
-        rc.chmod(0o600)
+        self.recipes("EXITCODE=75\nHOST=none\n")
 
     def _values(self) -> dict[str, Any]:
         """What /etc/wod.yml says here beside what every deployment of the tests says."""
@@ -103,6 +101,13 @@ class DropIn(LinuxDeployment):
             "QUESTBEFORE": BEFORE,
         }
 
+    def recipes(self, text: str) -> None:
+        """Make this the service user's .procmailrc; the mailbox would be /var/mail/USER, which is not ours."""
+        rc = self.top / ".procmailrc"
+        rc.write_text(f"DEFAULT={self.top}/mailbox\n{text}")
+        rc.chmod(0o600)
+        shutil.chown(rc, SERVICE, SERVICE)
+
     # -- making it --------------------------------------------------------------------------------------------
 
     def key_pair(self) -> str:
@@ -127,6 +132,8 @@ class DropIn(LinuxDeployment):
 
     def start_all(self) -> None:
         """The server and the mail system."""
+        # procmail makes /var/mail/USER before it reads its file, and sets one of an earlier user aside.
+        self.etc.must("mount", "-t", "tmpfs", "-o", "mode=2775,gid=mail", "tmpfs", "/var/mail")
         base = self.folder / "postfix"
         for name in ("etc", "queue", "data"):
             (base / name).mkdir(parents=True)
@@ -134,7 +141,7 @@ class DropIn(LinuxDeployment):
         text = MAIN_CF.format(base=base, procmail=require("procmail"))
         (base / "etc" / "main.cf").write_text(text)
         (base / "etc" / "master.cf").write_text(MASTER_CF.format(port=self.smtp))
-        self.etc.must("postfix", "-c", str(base / "etc"), "start")
+        self.postfix("postfix", "start")
         self.start()
 
     def _wodmail(self, *arguments: str) -> list[str]:
@@ -159,6 +166,14 @@ class DropIn(LinuxDeployment):
         super().close()
 
     # -- using it ---------------------------------------------------------------------------------------------
+
+    def postfix(self, program: str, *arguments: str) -> str:
+        """Run one of Postfix's commands; gives what it printed."""
+        return self.etc.must(program, "-c", str(self.folder / "postfix/etc"), *arguments)
+
+    def deferred(self) -> bool:
+        """Whether Postfix says that it keeps a mail for later."""
+        return "status=deferred" in (self.folder / "postfix/log").read_text()
 
     def as_service(self, *argv: str, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run a program as the service user, with what its login sets and `more`."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.appliances import Appliances, appliances
-from tests.e2e.dropinsite import BASE_ID, FIFTH, WORDS, DropIn, drop_in, participant
+from tests.e2e.dropinsite import BASE_ID, CONTENT, FIFTH, WORDS, DropIn, drop_in, participant
 from tests.linux_students import BASE, FIRST, SERVICE
 from tests.support import wait_until
 
@@ -46,7 +46,7 @@ def commanded(site: DropIn, action: str) -> dict[int, dict[str, Any]]:
         who = "[object Promise]" if action == "PURGE" and student in (BOX, INNER) else str(student)
         subject = f"{action} {who} {participant(student)}" + (" ada@example.org" if action == "CREATE" else "")
         (site.by_postfix if student == PLAIN else site.by_node)(subject, word)
-    rows = site.ended(before + len(WORDS))[before:]
+    rows = site.ended(before + len(WORDS), 120)[before:]
     found = {row["students"][0]: row for row in rows if row["students"]}
     assert sorted(found) == sorted(WORDS), rows
     for student, row in found.items():
@@ -87,6 +87,7 @@ def lines(site: DropIn, student: int, begin: str) -> list[str]:
 
 
 def test_five_workshops_as_before(site: DropIn, lab: Appliances) -> None:
+    held(site)
     commanded(site, "CREATE")
     seats(site, active=True)
     given(site)
@@ -102,6 +103,18 @@ def test_five_workshops_as_before(site: DropIn, lab: Appliances) -> None:
     seats(site, active=False)
     empty(site)
     no_secret_is_told(site)
+
+
+def held(site: DropIn) -> None:
+    """Between the backends Postfix keeps what comes; the recipes of old, back in place, hand it over."""
+    site.by_postfix(f"PLAN CREATE {PLAIN} {participant(PLAIN)}", WORDS[PLAIN])
+    wait_until(site.deferred, what="Postfix keeping the mail")
+    assert site.requests() == []
+    site.recipes((CONTENT / "procmailrc").read_text())
+    site.postfix("postqueue", "-f")
+    row = site.ended(1)[0]
+    assert replied(site, row["id"]) == [f"Re: {row['subject']}: the plan; nothing was changed"]
+    assert "Mail queue is empty" in site.postfix("postqueue", "-p")
 
 
 def seats(site: DropIn, *, active: bool) -> None:
@@ -213,3 +226,13 @@ def test_a_program_that_sources_wod_sh(site: DropIn, lab: Appliances) -> None:
         f"production {site.top}/wod-install/install {FIRST}",
         str(row["reset"]).lower(),
     ], done.stderr
+
+
+def test_a_mail_by_hand(site: DropIn, lab: Appliances) -> None:
+    """The first mails of a takeover: the answer goes to whoever is named as the sender."""
+    before = len(site.requests())
+    argv = ["env", f"SENDER={site.sender}", str(site.top / "wod-backend/scripts/procmail-action.sh")]
+    done = site.as_service(*argv, text="Subject: PING\n")
+    assert done.returncode == 0, done.stderr
+    row = site.ended(before + 1)[-1]
+    assert replied(site, row["id"]) == ["Re: PING: pong"]
