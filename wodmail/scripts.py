@@ -191,7 +191,8 @@ class Scripts:
         student = spec.students[0]
         user = pwd.getpwuid(os.geteuid())
         values = configtext.shell_variables(self._settings) | {
-            "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
+            # The system's python3 and ansible-playbook first: a site's scripts rely on modules and collections there.
+            "PATH": f"{_SYSTEM_PATH}:{Path(sys.executable).parent}",
             "HOME": user.pw_dir,
             "LOGNAME": user.pw_name,
             "USER": user.pw_name,

@@ -108,6 +108,8 @@ def test_what_a_script_is_given(site: Site) -> None:
         "WODSTUDENTS": "7",
     }
     assert {name: environment.get(name) for name in wanted} == wanted
+    folders = environment["PATH"].split(":")
+    assert folders.index("/usr/bin") < folders.index(str(Path(sys.executable).parent)), "a site's python3 comes first"
     assert environment["LOGNAME"] == environment["USER"] != ""
     assert "WODRTARGET" not in environment
     assert (folder, count) == (str(site.settings.WODNOBO), "0")
