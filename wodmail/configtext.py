@@ -180,8 +180,8 @@ folder.
 A key that is not listed here is kept and becomes a variable for Ansible and scripts (`IP-WKSHP-Name`,
 `SSHPORT-WKSHP-Name`, ...); names that are no shell identifiers stay out of `/etc/wod.sh`. An unknown key that begins
 with WOD is a warning that names the nearest known one. A service (API-DB, JupyterHub, LDAP) is configured with all of
-its keys or none of them: half of them is an error, so that a lost line never changes what a mail means. Without its keys
-the registry is the embedded one, and there is no hub and no LDAP.
+its keys or none of them: half of them is an error, so that a lost line never changes what a mail means. Without its
+keys the registry is the embedded one, and there is no hub and no LDAP.
 
 `/etc/wod.yml` and `/etc/wod.sh` hold secrets: owner root, group WODUSER, mode 0640. Files of keys and passwords named
 in it (`WODSIGNKEYFILE`, `WODTLSKEY`, `WODAUTHFILE`) have mode 0600, or 0640 when a group must read them.
