@@ -11,13 +11,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from wodmail.errors import Away, Failed, NotLetIn, Temporary
+from wodmail.model import Write
 from wodmail.secretstore import Secrets
-from wodmail.writes import KeptWrites, Write
+
+if TYPE_CHECKING:  # the tables are not for everybody: scripts ask by processes that have to start quickly
+    from wodmail.writes import KeptWrites
 
 log = structlog.get_logger("wodmail.delivery")
 
@@ -135,7 +138,7 @@ class Writes:
             log.warning("write-overtaken", path=row["path"], request=row["request"])
             return True
         try:
-            self._send(Write.of(row), 1)
+            self._send(kept.meant(row), 1)
         except (Away, NotLetIn) as error:
             if isinstance(error, NotLetIn) or not self._api.away:
                 kept.defer(row, error)

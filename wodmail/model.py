@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Action(StrEnum):
@@ -116,3 +117,20 @@ class StepResult:
     output: str = ""
     again_in: float = 0.0
     data: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One PUT to the API-DB, which may be repeated.
+
+    Args:
+        lane: what it must keep its order in, e.g. "student 3".
+        path: e.g. /student/1121.
+        body: the fields; never a password.
+        password: reference to the password that goes with them (`secretstore.reference`), empty for none.
+    """
+
+    lane: str
+    path: str
+    body: dict[str, Any]
+    password: str = ""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from wodmail.errors import Failed, WodmailError
-from wodmail.model import Action
+from wodmail.model import Action, Write
 from wodmail.secretstore import job_of
 from wodmail.store import Store, iso, jobs, mails, requests, writes
 
@@ -26,26 +25,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 WRITE_FAILED = "write-failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One PUT that may be repeated.
-
-    Args:
-        lane: what it must keep its order in, e.g. "student 3".
-        path: e.g. /student/1121.
-        body: the fields; never a password.
-        password: reference to the password that goes with them (`secretstore.reference`), empty for none.
-    """
-
-    lane: str
-    path: str
-    body: dict[str, Any]
-    password: str = ""
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> Write:
-        """The write of a row."""
-        return cls(row["lane"], row["path"], json.loads(row["body"]), row["password"])
+def _write(row: dict[str, Any]) -> Write:
+    """The write that a row keeps."""
+    return Write(row["lane"], row["path"], json.loads(row["body"]), row["password"])
 
 
 def pause_after(tries: int) -> float:
@@ -129,6 +111,11 @@ class KeptWrites:
         with self._store.transaction() as connection:
             connection.execute(writes.update().where(ours).values(next_try=0.0))
 
+    @staticmethod
+    def meant(row: dict[str, Any]) -> Write:
+        """The write that a row keeps."""
+        return _write(row)
+
     def keep(self, write: Write, cause: str) -> None:
         """Write it down, unless its lane's newest is the same: a step that runs again keeps nothing twice.
 
@@ -139,7 +126,7 @@ class KeptWrites:
             cause: why, for the operator; empty when it only waits for others.
         """
         newest = self.last(write.lane)
-        if newest is not None and Write.of(newest) == write:
+        if newest is not None and _write(newest) == write:
             return
         at_work = structlog.contextvars.get_contextvars()
         row = {
@@ -191,7 +178,7 @@ class KeptWrites:
         ended it. assigned=false is overtaken by a CREATE with a participant for that student: the first try had
         arrived after all, and the seat was given out again.
         """
-        write = Write.of(row)
+        write = _write(row)
         student = write.lane.removeprefix("student ")
         if not row["job"] or not student.isdecimal():
             return False

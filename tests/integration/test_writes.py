@@ -26,12 +26,11 @@ from wodmail.errors import Away, Failed, Refused
 from wodmail.jobs.services import Services
 from wodmail.logs import Masker
 from wodmail.mail.send import Sender
-from wodmail.model import State
+from wodmail.model import State, Write
 from wodmail.outbox import Outbox
 from wodmail.registry.apidb import ApiDbRegistry
 from wodmail.requests import NewRequest, accept
 from wodmail.server import Server, build_services
-from wodmail.writes import Write
 
 WORD = "Werty123"
 

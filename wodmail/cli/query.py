@@ -182,7 +182,7 @@ def _scripts(backend: Backend) -> Scripts:
 @click.pass_obj
 def new_password(backend: Backend) -> None:
     """Print a new random password of letters and digits."""
-    from wodmail.jobs.steps import new_password as make
+    from wodmail.newpassword import new_password as make
 
     click.echo(make(backend.settings.WODPASSWORDLENGTH))
 

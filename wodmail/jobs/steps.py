@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets as random_source
-import string
 import time
 from collections.abc import Callable
 
@@ -14,11 +12,11 @@ from wodmail.errors import Failed, Refused
 from wodmail.jobs.plan import AWAIT_REGISTRY
 from wodmail.jobs.services import StepContext
 from wodmail.model import Action, State, StepResult
+from wodmail.newpassword import new_password
 from wodmail.scripts import Kind
 
 WAIT_POLL = 20.0
 WAIT_LIMIT = 15 * 60.0
-ALPHABET = string.ascii_letters + string.digits
 
 _DONE = StepResult(State.DONE)
 
@@ -31,18 +29,6 @@ def _written(*notes: str) -> StepResult:
 
 def _skipped(why: str) -> StepResult:
     return StepResult(State.SKIPPED, note=why)
-
-
-def new_password(length: int) -> str:
-    """A random password of ASCII letters and digits, at least one letter and one digit.
-
-    Args:
-        length: number of characters, at least 8.
-    """
-    while True:
-        word = "".join(random_source.choice(ALPHABET) for _ in range(length))
-        if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
-            return word
 
 
 def _workshop(ctx: StepContext) -> Workshop:

@@ -37,10 +37,13 @@ def _api_db(settings: Settings, catalog: Catalog, store: Store | None, masker: M
     from wodmail.delivery import Writes
     from wodmail.registry.apidb import ApiDbRegistry
     from wodmail.secretstore import Secrets
-    from wodmail.writes import KeptWrites
 
     api = ApiDb(settings, masker)
-    kept = KeptWrites(store, settings.WODMONITOR) if store is not None else None
+    kept = None
+    if store is not None:
+        from wodmail.writes import KeptWrites
+
+        kept = KeptWrites(store, settings.WODMONITOR)
     writes = Writes(api, Secrets(settings.WODSTATEDIR / "secrets"), kept)
     api.on_back = writes.back.set
     return ApiDbRegistry(settings, api, catalog, writes)

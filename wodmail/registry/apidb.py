@@ -12,12 +12,12 @@ from wodmail.apidb import ApiDb, NoRow
 from wodmail.catalog import Catalog, Workshop, folder_name, near
 from wodmail.delivery import Writes
 from wodmail.errors import Away, Failed, Refused
+from wodmail.model import Write
 from wodmail.registry.base import Seat
 from wodmail.registry.rows import Customer, Row, by_notebook, truth, workshop
 from wodmail.registry.rows import number as as_number
 from wodmail.schema import Settings
 from wodmail.shared import Shared
-from wodmail.writes import Write
 
 log = structlog.get_logger("wodmail.registry")
 
