@@ -2,7 +2,7 @@
 
 Run as `python -m tests.engineprogram URL LOG [options]`. A job's workshop says what its steps do, separated by commas:
 `ok`, `fail`, `sleep=SECONDS`, `die` (kill -9 of this very process), `die=N` (only in its first N runs), `gate=FILE`
-(until that file is there), `clean=FILE` (a wait: parked until the file is there).
+(until that file is there), `clean=FILE` (a wait: parked until the file is there), `touch=FILE` (makes it).
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class NotedWork:
         elif word == "gate":
             while not Path(value).exists():
                 time.sleep(0.01)
+        elif word == "touch":
+            Path(value).touch()
         elif word == "die" and self.runs(job, name) <= int(value or 1_000_000):
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "clean" and not Path(value).exists():

@@ -1,7 +1,7 @@
 """Which job may start: the one with no earlier unfinished job that shares a student.
 
-One rule more each way (docs/flow.md, "Lanes"): a CLEANUP overtakes a job that waits for the same participant to be
-cleaned, and the waiting job doesn't go on while the one that overtook it is at work.
+One rule more each way (docs/flow.md, "Lanes"): a CLEANUP overtakes jobs that wait, or will wait, for the same
+participant to be cleaned, and those don't go on while the one that overtook them is at work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from wodmail.model import State
 from wodmail.store import jobs, lanes
 
 UNFINISHED = (State.WAITING.value, State.RUNNING.value)
+WAIT_UNTIL_CLEANED = ("RESET", "PURGE")
 
 
 def _query() -> sa.Select[Any]:
@@ -24,8 +25,7 @@ def _query() -> sa.Select[Any]:
         job.c.action == "CLEANUP",
         job.c.participant != 0,
         job.c.participant == other.c.participant,
-        other.c.action.in_(["RESET", "PURGE"]),  # a CREATE may be parked too: while the API-DB is away
-        other.c.parked_until.is_not(None),
+        other.c.action.in_(WAIT_UNTIL_CLEANED),  # parked or not begun yet
         other.c.enqueued.is_(False),
     )
     earlier = sa.and_(other.c.id < job.c.id, sa.not_(overtakes))
@@ -37,7 +37,7 @@ def _query() -> sa.Select[Any]:
         .where(other.c.state.in_(UNFINISHED), sa.or_(earlier, at_work))
     )
     return (
-        sa.select(job.c.id)
+        sa.select(job.c.id, job.c.action, job.c.participant)
         .where(job.c.backend == backend, job.c.state == State.WAITING.value, job.c.enqueued.is_(False))
         .where(sa.or_(job.c.parked_until.is_(None), job.c.parked_until <= now))
         .where(~in_the_way.exists())
@@ -56,4 +56,7 @@ def startable(connection: sa.Connection, backend: str, now: float) -> list[int]:
         backend: whose jobs.
         now: seconds since 1970, for jobs that are parked until some moment.
     """
-    return list(connection.execute(_STARTABLE, {"backend": backend, "now": now}).scalars())
+    found = connection.execute(_STARTABLE, {"backend": backend, "now": now}).all()
+    # Whom a CLEANUP may overtake could start just as well: never both at once.
+    cleaning = {row.participant for row in found if row.action == "CLEANUP"} - {0}
+    return [row.id for row in found if row.action not in WAIT_UNTIL_CLEANED or row.participant not in cleaning]

@@ -179,6 +179,29 @@ def test_a_wait_holds_no_worker_and_a_cleanup_of_the_same_participant_overtakes(
     assert finished == [str(job) for job in (other, same, reset, stranger)]
 
 
+def test_a_cleanup_overtakes_all_that_wait_for_it(bench: Bench, tmp_path: Path) -> None:
+    """A frontend's RESET and PURGE that were accepted before the CLEANUP of the same participant, parked or not."""
+    flag = tmp_path / "clean"
+    reset = bench.add(f"clean={flag},ok", (1,), "RESET", participant=5)
+    purge = bench.add(f"clean={flag},ok", (1,), "PURGE", participant=5)
+    other = bench.add("ok", (2,))
+    bench.start(workers=2)
+    wait_until(lambda: bench.states()[other] == "done", what="the other student's job")
+    cleanup = bench.add(f"touch={flag}", (1,), "CLEANUP", participant=5)
+    wait_until(lambda: bench.states()[purge] == "done", what="all jobs")
+    finished = [line.split(" ")[1] for line in bench.log.read_text().splitlines() if " finish " in line]
+    assert finished == [str(job) for job in (other, cleanup, reset, purge)]
+
+
+def test_of_those_that_may_start_the_cleanup_comes_first(bench: Bench, tmp_path: Path) -> None:
+    flag = tmp_path / "clean"
+    reset = bench.add(f"clean={flag},ok", (1,), "RESET", participant=5)
+    cleanup = bench.add(f"touch={flag}", (1,), "CLEANUP", participant=5)
+    assert bench.run(workers=2) == 0
+    finished = [line.split(" ")[1] for line in bench.log.read_text().splitlines() if " finish " in line]
+    assert finished == [str(job) for job in (cleanup, reset)]
+
+
 def test_kill_resumes_at_the_unfinished_step(bench: Bench) -> None:
     job = bench.add("ok,die=1,ok")
     assert bench.run() == -signal.SIGKILL

@@ -19,6 +19,7 @@ from tests.doors import STRICT, read_all, read_until, running
 from tests.support import wait_until
 from wodmail.config import Settings
 from wodmail.errors import ConfigError, Failed, Temporary
+from wodmail.mail import pipe
 from wodmail.mail.listener import Listener
 from wodmail.mail.spool import Spool
 
@@ -163,6 +164,31 @@ def test_several_mails_of_one_connection_keep_their_order(tmp_path: Path) -> Non
             client.sendall(talk)
         wait_until(lambda: len(door.spool.new()) == 29, what="29 mails")
         assert door.raws() == [NODE_MAIL.replace(b"12", b"%d" % number) for number in range(1, 30)]
+
+
+def test_mails_of_a_client_that_waits_for_no_answer_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old frontend takes the greeting for success and sends the next mail while this one is being written."""
+    written, original = threading.Event(), pipe.write_temporary
+
+    def slow_for_the_first(folder: str, content: bytes) -> str:
+        if b"CLEANUP" in content:
+            assert written.wait(10)
+        made = original(folder, content)
+        if b"RESET" in content:
+            written.set()
+        return made
+
+    monkeypatch.setattr(pipe, "write_temporary", slow_for_the_first)
+    with running(tmp_path) as door:
+        door.listener._door.stores_quickly = False  # as on a busy disk: threads store
+        for action in (b"CLEANUP", b"RESET", b"PURGE"):
+            with door.connect() as client:
+                client.sendall(NODE.replace(b"CREATE", action))
+                assert client.recv(1)
+        wait_until(lambda: len(door.raws()) == 3, what="three mails")
+        assert [raw.split()[1] for raw in door.raws()] == [b"CLEANUP", b"RESET", b"PURGE"]
 
 
 def test_forged_metadata_is_just_text(tmp_path: Path) -> None:

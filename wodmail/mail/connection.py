@@ -25,6 +25,7 @@ from wodmail.errors import ConfigError
 from wodmail.mail import dialect
 from wodmail.mail.auth import AuthFile
 from wodmail.mail.spool import Spool
+from wodmail.mail.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Door:
         waiting: how many mails of clients that are gone wait for the spool's repair.
         stores_quickly: whether the last mail was stored so soon that the event loop may do the next one by itself.
         stopping: set when the listener ends.
+        turns: the order of mails whose clients don't wait for an answer.
     """
 
     settings: Settings
@@ -73,6 +75,7 @@ class Door:
     waiting: int = 0
     stores_quickly: bool = True
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    turns: Turns = field(default_factory=Turns)
 
     def busy_reply(self) -> str | None:
         """The 421 for a client that comes now, None when it is welcome."""

@@ -312,6 +312,9 @@ class DoorSession(Connection):
     async def _store(self, mail: bytes) -> str:
         sender = str(self.envelope.mail_from) if self.envelope else NULL_SENDER
         authenticated = bool(self.session and self.session.authenticated)
+        # Who takes our greeting for success sends the next mail while this one is being written: a CLEANUP must not
+        # be overtaken by the RESET that was sent after it.
+        turn = self.door.turns.take() if self._talked_early else None
 
         def store() -> str:
             return self.door.spool.store(
@@ -320,6 +323,7 @@ class DoorSession(Connection):
                 sender="" if sender == NULL_SENDER else sender,
                 authenticated=authenticated,
                 door="listener",
+                turn=turn,
             )
 
         began = self.loop.time()
@@ -330,6 +334,8 @@ class DoorSession(Connection):
                 return store()
             return await self.loop.run_in_executor(self.door.pool, store)
         finally:
+            if turn is not None:
+                turn.give_up()
             self.door.stores_quickly = self.loop.time() - began < QUICK
 
 

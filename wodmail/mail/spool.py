@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,16 @@ class Spool:
         self._sequence: int | None = None
         self._new = FolderSync(f"{self._path}/new")
 
-    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str) -> str:
+    def store(
+        self,
+        raw: bytes,
+        *,
+        peer: str,
+        sender: str,
+        authenticated: bool = False,
+        door: str,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> str:
         """Store a mail durably: written, fsynced, renamed, folder fsynced.
 
         Args:
@@ -136,6 +146,7 @@ class Spool:
             sender: envelope sender, "" for the null sender.
             authenticated: whether the client had logged in.
             door: "listener" or "pipe".
+            turn: entered when the mail is written and is to get its key; entering waits for those that came before.
 
         Returns:
             The key; a mail stored after this call has returned has a greater one.
@@ -147,7 +158,7 @@ class Spool:
         try:
             sequence = self._opened_sequence()
             temporary = pipe.write_temporary(self._path, content)
-            with self._publishing:
+            with turn or nullcontext(), self._publishing:
                 key = pipe.publish(self._path, temporary, sequence)
             self._make_durable(key)
         except OSError as error:
