@@ -10,6 +10,7 @@ import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -206,11 +207,11 @@ class FullSpool(Spool):
 
     full = True
 
-    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str) -> str:
+    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str, **more: Any) -> str:
         """Fail while full."""
         if self.full:
             raise Temporary("the mail could not be stored, please send it again later", "No space left on device")
-        return super().store(raw, peer=peer, sender=sender, authenticated=authenticated, door=door)
+        return super().store(raw, peer=peer, sender=sender, authenticated=authenticated, door=door, **more)
 
 
 def test_spool_trouble_is_told_and_the_next_mail_is_stored(tmp_path: Path) -> None:
@@ -234,10 +235,10 @@ class GatedSpool(Spool):
         self.gate = threading.Event()
         self.calls = 0
 
-    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str) -> str:
+    def store(self, raw: bytes, *, peer: str, sender: str, authenticated: bool = False, door: str, **more: Any) -> str:
         self.calls += 1
         assert self.calls == 1 or self.gate.wait(20)
-        return super().store(raw, peer=peer, sender=sender, authenticated=authenticated, door=door)
+        return super().store(raw, peer=peer, sender=sender, authenticated=authenticated, door=door, **more)
 
 
 def test_a_slow_disk_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
