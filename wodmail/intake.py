@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
 
 from wodmail import duplicates
-from wodmail.catalog import Catalog, Workshop
+from wodmail.catalog import Catalog, Workshop, near
 from wodmail.config import Settings
 from wodmail.errors import Away, Failed, Refused, Temporary
 from wodmail.jobs.plan import PlannedStep, plan
@@ -38,6 +38,9 @@ LOGGED = 300
 NO_TEXT = "\ufffd"  # what the spool puts in place of bytes that are no text
 BATCH = 50
 LATER = 5.0  # seconds until a mail is looked at again that only the API-DB can explain, while that is away
+
+
+R = TypeVar("R")
 
 
 class _Untrusted(Refused):
@@ -107,6 +110,7 @@ class Intake:
         self._catalog = Catalog(settings.WODNOBO, settings.WODPRIVNOBO)
         self._broken: set[str] = set()
         self._later: dict[str, float] = {}
+        self._away: Away | None = None  # found in this round; one mail finds it for all
         self._keys = trust.read_keys(settings.WODSIGNKEYFILE) if settings.WODSIGNKEYFILE else ()
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> int:
@@ -140,9 +144,9 @@ class Intake:
         return [key for key in keys if key not in self._broken and self._later.get(key, 0.0) <= now]
 
     @property
-    def held(self) -> bool:
-        """Whether a mail waits for the API-DB before it can be understood."""
-        return bool(self._later)
+    def held(self) -> int:
+        """How many mails wait for the API-DB before they can be understood."""
+        return len(self._later)
 
     def _take_guarded(self, key: str) -> None:
         try:
@@ -192,8 +196,9 @@ class Intake:
             self._spool.settle(mail.key)
 
     def _judge_all(self, keys: list[str]) -> list[tuple[StoredMail, Judged]]:
-        """Judge mails before the transaction begins: the registry may take its time to answer."""
+        """Judge mails before the transaction begins: the registry may take its time to answer, or be away."""
         judged = []
+        self._away = None
         for mail in self._read(keys):
             try:
                 judged.append((mail, self._judge(mail, messages.read(mail.raw))))
@@ -231,7 +236,7 @@ class Intake:
         reply_to = mail.sender if reply.should_reply(message, mail.sender) else ""
         verdict = None
         try:
-            command, repaired = self._command(message.subject)
+            command, repaired = self._command_in_time(message.subject, mail.stored)
             workshop = messages.workshop(message.workshop_line, command.action)
             verdict = self._verified(mail, message, command, workshop)
             understood = self._understood(command, workshop, repaired)
@@ -261,13 +266,34 @@ class Intake:
         if NO_TEXT in mail.sender:  # also where everybody may command
             raise Refused("This sender may not send commands here.", f"envelope sender {mail.sender!r} is no text")
 
+    def _command_in_time(self, subject: str, stored: float) -> tuple[Command, str]:
+        """The command; a mail that only the API-DB can explain is not held for ever.
+
+        Raises:
+            Away: it has to be looked at again later.
+        """
+        try:
+            return self._command(subject)
+        except Away as error:
+            patience = self._settings.WODAPIDBPATIENCE
+            if time.time() - stored < patience:
+                raise
+            raise Refused(
+                "The subject says [object Promise] for the student, and the API-DB, which knows the participant's "
+                f"student, is away for {patience:.0f} s. Nothing was changed. Send it again with the student's number.",
+                error.operator,
+            ) from error
+
+    def _student_of(self, participant: int) -> int:
+        return self._asked(lambda: self._registry.participant_student(participant))
+
     def _command(self, subject: str) -> tuple[Command, str]:
         parsed = commands.parse(subject, limits=self._limits)
         if not isinstance(parsed, Broken):
             return parsed, ""
         reading = commands.reading(self._settings)
         try:
-            repaired, note = commands.repair(parsed, self._registry.participant_student, reading, self._limits)
+            repaired, note = commands.repair(parsed, self._student_of, reading, self._limits)
         except Failed as error:  # it clearly says no, and will not say anything else by itself
             raise Refused(f"{error.sender} Nothing was changed. Send the mail again then.", error.operator) from error
         log.warning("mail-repaired", subject=commands.visible(subject), note=note)
@@ -306,13 +332,25 @@ class Intake:
     def _workshop(self, name: str) -> Workshop:
         """What is known of a workshop; what the API-DB says of it is looked at again when the job begins."""
         try:
-            return self._registry.workshop(name)
+            return self._asked(lambda: self._registry.workshop(name))
         except (Away, Failed) as error:
             found = self._catalog.find(name)
             if found is None:
-                raise
+                close = near(name, self._catalog.names())
+                hint = f"; did you mean {' or '.join(close)}?" if close else "."
+                raise Refused(f"there is no workshop {commands.visible(name)} here{hint}", error.operator) from error
             log.warning("service-away", cause=error.operator)
             return found
+
+    def _asked(self, ask: Callable[[], R]) -> R:
+        """What the registry says; once it was found away, it isn't asked again in this round."""
+        if self._away is not None:
+            raise self._away
+        try:
+            return ask()
+        except Away as error:
+            self._away = error
+            raise
 
     def _check_range(self, workshop: Workshop, meaning: commands.Interpretation) -> None:
         if workshop.range is None or not self._settings.WODSTRICTRANGE:

@@ -204,6 +204,8 @@ def finish_job(services: Services, job: int, state: State, reason: str = "", *, 
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job).with_for_update()).mappings().one()
         if row["state"] not in UNFINISHED or (only_waiting and row["enqueued"]):
             return
+        if state is State.DONE and _any_failed(connection, job):  # in a segment before a wait
+            state = State.FAILED
         why, refused = (reason, False) if reason else _why(connection, job, state)
         _end_job(connection, dict(row), state, why)
         spec = spec_of(dict(row))
@@ -211,12 +213,25 @@ def finish_job(services: Services, job: int, state: State, reason: str = "", *, 
             _due(connection, spec.request, store.backend, "credentials", row["attempt"], spec.email, job)
         if state in (State.ABORTED, State.SHELVED):
             _end_follower(connection, services, job)
+        if spec.action is Action.CLEANUP and spec.participant:
+            _wake_waiting(connection, store.backend, spec.participant)
         ended = _end_request(connection, services, row["request"], refused)
     if state is State.SHELVED:
         log.error("job-shelved", job=job, request=row["request"])
     log.info("job-ended", job=job, request=row["request"], state=state.value, reason=services.masker.mask(why))
     if ended:
         forget_secrets(services, row["request"])
+
+
+def _any_failed(connection: sa.Connection, job: int) -> bool:
+    query = sa.select(steps.c.name).where(steps.c.job == job, steps.c.state == State.FAILED.value).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _wake_waiting(connection: sa.Connection, backend: str, participant: int) -> None:
+    """Whoever waits for this participant to be cleaned looks at once, not at its next poll."""
+    parked = sa.and_(jobs.c.backend == backend, jobs.c.participant == participant, jobs.c.parked_until.is_not(None))
+    connection.execute(jobs.update().where(parked).values(parked_until=time.time()))
 
 
 def _end_job(connection: sa.Connection, row: dict[str, Any], state: State, reason: str) -> None:

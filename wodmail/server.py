@@ -347,6 +347,7 @@ class Server:
             "jobs at work": len(self.engine.active),
             "workers": self.settings.WODWORKERS,
             "writes kept": kept(self.services.store),
+            "mails held": self.intake.held,
         }
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tests import databases
 from tests.e2e.harness import SENDER, Deployment
+from tests.support import wait_until
 from wodmail import intake as intake_module
 from wodmail.alarms import LATE_AFTER, Alarms
 from wodmail.errors import Away, Failed
@@ -39,8 +40,10 @@ class Moody:
     def __init__(self, inner: Registry) -> None:
         self.inner = inner
         self.error: Exception | None = None
+        self.asked = 0
 
     def __getattr__(self, name: str) -> Any:
+        self.asked += 1
         if self.error is not None:
             raise self.error
         return getattr(self.inner, name)
@@ -149,6 +152,78 @@ def test_a_step_that_reads_remembers_since_when_it_waits(office: Office) -> None
     assert "away_since" not in str(office.store.row(sa.select(steps.c.result).where(steps.c.name == "validate")))
 
 
+def test_a_job_goes_on_as_planned_though_the_registry_is_away_by_now(office: Office) -> None:
+    """As after a restart: nothing is cached; the finished steps stay finished, a CLEANUP goes on past failures."""
+    _, job = office.add("CLEANUP", participant=57)
+    planned = office.runner.begin(job)
+    assert office.runner.step(job, "validate")["state"] == "done"
+    office.runner.park(job, 0.0)
+    office.registry.error = Away(WORDS)
+    assert office.runner.begin(job) == planned[1:]
+    assert office.names(job) == [step["name"] for step in planned]
+
+
+def test_a_failure_before_a_wait_is_not_forgotten(office: Office) -> None:
+    request, job = office.add("CLEANUP", participant=57)
+    names = [step["name"] for step in office.runner.begin(job)]
+    office.runner.step(job, names[0])
+    office.registry.error = Failed("The API-DB does not let us in.")
+    assert office.runner.step(job, "registry-password")["state"] == "failed"
+    office.registry.error = Away(WORDS)
+    assert office.runner.step(job, "registry-cleaned")["state"] == "waiting"
+    office.runner.park(job, 0.0)
+    office.registry.error = None
+    for step in office.runner.begin(job):
+        assert step["name"] != "registry-password"
+        office.runner.step(job, step["name"])
+    office.runner.finish(job, "done")
+    told = office.store.describe([request])[0]
+    assert told["state"] == "failed"
+    assert "registry-password" in told["reason"]
+
+
+def test_a_look_is_no_attempt(office: Office) -> None:
+    _, job = office.add("CREATE", participant=57)
+    office.runner.begin(job)
+    office.registry.error = Away(WORDS)
+    for _ in range(3):
+        assert office.runner.step(job, "validate")["state"] == "waiting"
+    row = office.store.row(sa.select(steps.c.runs).where(steps.c.name == "validate"))
+    assert row == {"runs": 0}
+
+
+def test_whoever_waits_for_a_participant_looks_when_the_cleanup_has_ended(office: Office) -> None:
+    office.registry.inner.assign(7, "WKSHP-Test", 57)
+    _, reset = office.add("RESET", participant=57)
+    _, cleanup = office.add("CLEANUP", participant=57)
+    office.runner.begin(reset)
+    waits = office.runner.step(reset, "wait-cleaned")
+    assert waits == {"state": "waiting", "again_in": 20.0}
+    office.runner.park(reset, waits["again_in"])
+    with office.store.transaction() as connection:
+        assert startable(connection, office.store.backend, time.time()) == [cleanup]
+    office.registry.inner.set_cleaned(57)
+    office.runner.finish(cleanup, "done")
+    with office.store.transaction() as connection:
+        assert startable(connection, office.store.backend, time.time()) == [reset]
+    office.runner.begin(reset)
+    assert office.runner.step(reset, "wait-cleaned")["state"] == "done"
+    assert office.runner.step(reset, "validate-again")["state"] == "done"
+
+
+def test_the_wait_for_a_participant_ends_with_a_warning(office: Office) -> None:
+    office.registry.inner.assign(7, "WKSHP-Test", 57)
+    request, job = office.add("PURGE", participant=57)
+    office.runner.begin(job)
+    office.runner.step(job, "wait-cleaned")
+    office.runner.park(job, 0.0)
+    with office.store.transaction() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == job).values(waiting_since=time.time() - 15 * 60 - 1))
+    assert office.runner.step(job, "wait-cleaned")["state"] == "done"
+    found = next(s for s in office.store.describe([request])[0]["jobs"][0]["steps"] if s["name"] == "wait-cleaned")
+    assert found["warnings"] == ["participant 57 is not cleaned after 15 min; going on"]
+
+
 def test_a_cleanup_does_not_overtake_a_create_that_waits(office: Office) -> None:
     _, create = office.add("CREATE", participant=57)
     office.add("CLEANUP", participant=57)
@@ -178,6 +253,14 @@ def put(spool: Spool, subject: str, workshop: str = "WKSHP-Test") -> str:
     return spool.store(raw, peer="127.0.0.1", sender=SENDER, door="listener")
 
 
+def stored_ago(patch: pytest.MonkeyPatch, seconds: float, spool: Spool, subject: str, workshop: str) -> None:
+    """Store a mail as of so many seconds ago."""
+    then = time.time() - seconds
+    with patch.context() as earlier:
+        earlier.setattr(time, "time", lambda: then)
+        put(spool, subject, workshop)
+
+
 def states(office: Office) -> list[tuple[str, str]]:
     """Subject and state of every request, oldest first."""
     rows = office.store.rows(sa.select(requests.c.subject, requests.c.state).order_by(requests.c.id))
@@ -195,15 +278,40 @@ def test_mails_are_taken_in_while_the_registry_is_away(
     put(spool, "CREATE 7 57")
     put(spool, "CREATE 8 58", "WKSHP-Unknown")
     intake.run()
-    assert states(office) == [("CREATE 7 57", "waiting")]
-    assert intake.held
+    assert states(office) == [("CREATE 7 57", "waiting"), ("CREATE 8 58", "refused")]
+    assert "WKSHP-Unknown" in office.store.describe([2])[0]["reason"]
+    assert intake.held == 1
     assert broken in spool.new()
     office.registry.error = None
     office.registry.inner.assign(9, "WKSHP-Test", 57)
     intake.run()
     assert ("PURGE [object Promise] 57", "waiting") in states(office)
-    assert ("CREATE 8 58", "refused") in states(office)
-    assert not intake.held
+    assert intake.held == 0
+    assert spool.new() == []
+
+
+def test_one_mail_finds_for_all_that_the_registry_is_away(office: Office, desk: tuple[Intake, Spool]) -> None:
+    intake, spool = desk
+    office.registry.error = Away(WORDS)
+    for number in range(1, 9):
+        put(spool, f"RESET [object Promise] {number}")
+    put(spool, "CREATE 7 57")
+    intake.run()
+    assert intake.held == 8
+    assert office.registry.asked == 1
+    assert states(office) == [("CREATE 7 57", "waiting")]
+
+
+def test_a_mail_is_not_held_for_ever(
+    office: Office, desk: tuple[Intake, Spool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake, spool = desk
+    office.registry.error = Away(WORDS)
+    stored_ago(monkeypatch, 601, spool, "PURGE [object Promise] 57", "VOID")
+    intake.run()
+    row = office.store.describe([1])[0]
+    assert row["state"] == "refused"
+    assert "student's number" in row["reason"]
     assert spool.new() == []
 
 
@@ -240,3 +348,25 @@ def test_a_late_create_is_told_once(office: Office, tmp_path: Path) -> None:
     assert "Subject: Re: CREATE 7 0: not finished after 8 minutes" in mail
     assert f"wodmail show {late}" in mail
     assert done
+
+
+def test_the_server_tells_of_a_late_create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits behind another has not finished either."""
+    site = Deployment(tmp_path, WODMONITOR="monitor@localhost", WODWORKERS=1)
+    site.workshop("WKSHP-Test")
+    hold = tmp_path / "hold"
+    hold.touch()
+    site.script("create-WKSHP-Test.sh", f"while [ -e {hold} ]; do sleep 0.02; done\n")
+    spool = Spool(site.settings.WODSTATEDIR / "spool")
+    stored_ago(monkeypatch, LATE_AFTER + 1, spool, "CREATE 7 0", "WKSHP-Test")
+    try:
+        site.start()
+        wait_until(lambda: "Re: CREATE 7 0: not finished after 8 minutes" in site.subjects(), what="the alarm")
+        hold.unlink()
+        assert [row["state"] for row in site.ended(1)] == ["done"]
+        wait_until(lambda: "Re: CREATE 7 0: done" in site.subjects(), what="the result")
+        assert [str(mail["To"]) for mail in site.outbox() if "not finished" in str(mail["Subject"])] == [
+            "monitor@localhost"
+        ]
+    finally:
+        site.close()

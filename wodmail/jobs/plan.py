@@ -6,7 +6,7 @@ student, named `erase-student12`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wodmail.catalog import Workshop
 from wodmail.model import Action, JobSpec
@@ -35,6 +35,8 @@ class PlannedStep:
 
 ALWAYS = frozenset({"forget-variables", "trace"})
 AWAIT_REGISTRY = "await-registry"
+CHECKS = frozenset({"validate", "validate-again", "validate-seat", "nothing-to-reset", AWAIT_REGISTRY})
+"""What ends also a job that goes on past other failures."""
 _EACH = "-student"
 
 
@@ -47,6 +49,19 @@ def named(name: str, first: int) -> PlannedStep:
     """
     kind, _, student = name.partition(_EACH)
     return PlannedStep(name, kind, int(student) if student else first, kind in ALWAYS, kind not in ALWAYS)
+
+
+def recorded(names: list[str], spec: JobSpec) -> list[PlannedStep]:
+    """The plan of a job that has begun: what was planned once is done, whatever the workshop says by now.
+
+    Args:
+        names: its steps in order, as recorded.
+        spec: the job.
+    """
+    steps = [named(name, spec.students[0]) for name in names]
+    if spec.action is Action.CREATE:
+        return steps
+    return [replace(step, stops=step.kind in CHECKS) for step in steps]
 
 
 def _step(kind: str, what: str, *, stops: bool = True) -> PlannedStep:

@@ -16,7 +16,7 @@ from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
 from wodmail.errors import Away, Failed, Refused, Temporary, WodmailError
-from wodmail.jobs.plan import AWAIT_REGISTRY, PlannedStep, await_registry, named, plan
+from wodmail.jobs.plan import AWAIT_REGISTRY, PlannedStep, await_registry, named, plan, recorded
 from wodmail.jobs.services import Services, StepContext
 from wodmail.jobs.steps import STEPS
 from wodmail.model import FINISHED, Action, JobSpec, State, StepResult
@@ -76,6 +76,7 @@ _STEP_ENDS = (
     .where(steps.c.job == _NUMBER, steps.c.name == _NAMED)
     .values(state=sa.bindparam("to"), seconds=sa.bindparam("took"), result=sa.bindparam("left"))
 )
+_NOT_BEGUN = steps.update().where(steps.c.job == _NUMBER, steps.c.name == _NAMED).values(runs=steps.c.runs - 1)
 _ONE_MORE = jobs.update().where(jobs.c.id == _NUMBER).values(steps_done=jobs.c.steps_done + 1, waiting_since=None)
 
 
@@ -116,8 +117,7 @@ class Runner:
         if row["state"] in FINISHED:  # ended between hand-over and now
             return []
         spec = requests.spec_of(row)
-        planned = self._plan(spec)
-        finished = self._record_plan(job, planned)
+        planned, finished = self._planned(spec)
         self._mark_running(row)
         if not finished:
             envelope = requests.envelope(self.services.store, spec.request)
@@ -130,6 +130,18 @@ class Runner:
             if step.name not in finished
         ]
 
+    def _planned(self, spec: JobSpec) -> tuple[list[PlannedStep], set[str]]:
+        """The job's steps, and which of them an earlier segment has finished; planned once, then as recorded."""
+        query = sa.select(steps.c.name, steps.c.state).where(steps.c.job == spec.job).order_by(steps.c.position)
+        known = {row["name"]: row["state"] for row in self.services.store.rows(query)}
+        if known and AWAIT_REGISTRY not in known:
+            return recorded(list(known), spec), {name for name, state in known.items() if state in _OVER}
+        planned = self._plan(spec)
+        names = [step.name for step in planned]
+        if names != list(known):
+            self._record_plan(spec.job, names)
+        return planned, set()
+
     def _plan(self, spec: JobSpec) -> list[PlannedStep]:
         try:
             return plan(spec, self._workshop(spec))
@@ -137,24 +149,15 @@ class Runner:
             log.warning("service-away", job=spec.job, cause=error.operator)
             return await_registry(spec)
 
-    def _record_plan(self, job: int, planned: list[PlannedStep]) -> set[str]:
-        """Write the steps down as waiting; returns those that an earlier segment has finished."""
+    def _record_plan(self, job: int, names: list[str]) -> None:
+        """Write the steps down as waiting, in place of those that waited for the API-DB to be planned."""
+        fresh = [
+            {"job": job, "position": position, "name": name, "state": State.WAITING.value}
+            for position, name in enumerate(names, 1)
+        ]
         with self.services.store.progress() as connection:
-            known = {
-                row.name: row
-                for row in connection.execute(sa.select(steps.c.name, steps.c.state).where(steps.c.job == job))
-            }
-            if AWAIT_REGISTRY in known and planned[0].name != AWAIT_REGISTRY:  # now the plan is known
-                connection.execute(steps.delete().where(steps.c.job == job))
-                known = {}
-            fresh = [
-                {"job": job, "position": position, "name": step.name, "state": State.WAITING.value}
-                for position, step in enumerate(planned, 1)
-                if step.name not in known
-            ]
-            if fresh:
-                connection.execute(steps.insert(), fresh)
-        return {name for name, row in known.items() if row.state in _OVER}
+            connection.execute(steps.delete().where(steps.c.job == job))
+            connection.execute(steps.insert(), fresh)
 
     def _mark_running(self, row: dict[str, Any]) -> None:
         values: dict[str, Any] = {"state": State.RUNNING.value, "parked_until": None, "drained": False}
@@ -256,7 +259,9 @@ class Runner:
         with self.services.store.progress() as connection:
             ended = {"to": result.state.value, "took": seconds, "left": json.dumps(kept)}
             connection.execute(_STEP_ENDS, {"number": job, "named": name, **ended})
-            if result.state is not State.WAITING:
+            if result.state is State.WAITING:  # a look is no attempt
+                connection.execute(_NOT_BEGUN, {"number": job, "named": name})
+            else:
                 connection.execute(_ONE_MORE, {"number": job})
         words = result.error or result.note
         if context.step.kind != "trace":
