@@ -50,6 +50,13 @@ setsid sh -c 'trap "" TERM HUP; while :; do
 done' >/dev/null 2>&1 </dev/null &
 """
 
+# Answer at once, for more students than there are accounts.
+FUNCTIONS = """
+wod_get_workshop_id() {{ echo 1; }}
+wod_get_ldap_status() {{ echo false; }}
+wod_get_appliance_target() {{ echo {base}; }}
+"""
+
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
@@ -160,6 +167,29 @@ def test_an_appliance_that_hangs_ends_in_time(site: LinuxDeployment, lab: Applia
     lab.shell(lab.base, f"rm /home/{SERVICE}/.bashrc")
     assert time.monotonic() - began < 12
     assert (status, err) == (69, f"appliance {lab.base} (WKSHP-Mono) does not answer: not done after 3 s\n")
+
+
+def test_many_that_hang_share_the_time_of_the_script(site: LinuxDeployment, lab: Appliances, tree: Path) -> None:
+    """Five rounds: with a quarter of the time for each call, the script would be ended in the fifth."""
+    students = range(FIRST, FIRST + 17)
+    functions = site.folder / "functions.sh"
+    functions.write_text(FUNCTIONS.format(base=lab.base))
+    many = {
+        "WODFUNCTIONS": str(functions),
+        "WODSTUDENTS": " ".join(map(str, students)),
+        "WODPASSWORDS": " ".join(f"{student}:{WORD}" for student in students),
+        "WODRTARGET": lab.base,
+        "WODSCRIPTTIMEOUT": "8",
+    }
+    lab.write(lab.base, f"/home/{SERVICE}/.bashrc", "exec sleep 60\n")
+    began = time.monotonic()
+    status, _, err = run(site, tree, "reset-appliance", **many)
+    seconds = time.monotonic() - began
+    lab.shell(lab.base, f"rm /home/{SERVICE}/.bashrc")
+    assert seconds < 8
+    told = f"appliance {lab.base} (WKSHP-Mono)"
+    assert (status, [line for line in err.splitlines() if not line.startswith(told)]) == (69, []), err
+    assert len(err.splitlines()) == len(students)
 
 
 def test_a_reset_of_many_goes_on_past_one_that_is_down(site: LinuxDeployment, lab: Appliances, tree: Path) -> None:
