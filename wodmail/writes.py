@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import structlog
 
 from wodmail.errors import Failed, WodmailError
+from wodmail.jobs import atwork
 from wodmail.model import Action, Write
 from wodmail.secretstore import job_of
 from wodmail.store import Store, iso, jobs, mails, requests, writes
@@ -119,7 +120,7 @@ class KeptWrites:
     def keep(self, write: Write, cause: str) -> None:
         """Write it down, unless its lane's newest is the same: a step that runs again keeps nothing twice.
 
-        The request and job at work are those that the log's context names.
+        It belongs to the job that is at work.
 
         Args:
             write: what could not be sent.
@@ -128,15 +129,15 @@ class KeptWrites:
         newest = self.last(write.lane)
         if newest is not None and _write(newest) == write:
             return
-        at_work = structlog.contextvars.get_contextvars()
+        at_work = atwork.current()
         row = {
             "backend": self._store.backend,
             "lane": write.lane,
             "path": write.path,
             "body": json.dumps(write.body),
             "password": write.password,
-            "request": int(at_work.get("request", 0)),
-            "job": job_of(write.password) if write.password else int(at_work.get("job", 0)),
+            "request": at_work.request,
+            "job": job_of(write.password) if write.password else at_work.job,
             "state": KEPT,
             "kept_at": time.time(),
             "error": cause,

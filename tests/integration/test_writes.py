@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-import structlog
 from click.testing import CliRunner
 
 from tests import databases
@@ -23,6 +22,7 @@ from wodmail import breaker, delivery, requests, store, writes
 from wodmail.cli.root import root
 from wodmail.delivery import BEHIND, NOTE, Couriers, Writes
 from wodmail.errors import Away, Failed, Refused
+from wodmail.jobs.atwork import at_work
 from wodmail.jobs.services import Services
 from wodmail.logs import Masker
 from wodmail.mail.send import Sender
@@ -75,7 +75,7 @@ class Office:
     def at_work(self, student: int) -> Iterator[tuple[int, int]]:
         """As in a step of a job of that student."""
         request, job = self.job(student)
-        with structlog.contextvars.bound_contextvars(request=request, job=job, step="some"):
+        with at_work(request, job):
             yield request, job
 
     def cleanup(self, student: int, job: int) -> list[str]:

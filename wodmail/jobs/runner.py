@@ -16,6 +16,7 @@ from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
 from wodmail.errors import Away, Failed, Refused, Temporary, WodmailError
+from wodmail.jobs.atwork import at_work
 from wodmail.jobs.plan import AWAIT_REGISTRY, PlannedStep, await_registry, named, plan, recorded
 from wodmail.jobs.services import Services, StepContext
 from wodmail.jobs.steps import STEPS
@@ -180,7 +181,8 @@ class Runner:
         spec = requests.spec_of(row, runs=runs)
         context = StepContext(self.services, spec, named(name, spec.students[0]), row["waiting_since"], data)
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request=spec.request, job=job, step=name):
+        told = {"request": spec.request, "job": job, "step": name}
+        with at_work(spec.request, job), structlog.contextvars.bound_contextvars(**told):
             result = self._attempt(context)
         aborted = result.state is State.FAILED and self._job(job)["abort"]
         if aborted:
