@@ -52,6 +52,32 @@ def test_too_many_and_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, _ in broughthome.notebooks(io.BytesIO(data))] == ["b.ipynb", "d.ipynb", "e.ipynb"]
 
 
+def test_of_too_many_members_the_first_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broughthome, "MAX_MEMBERS", 3)
+    data = archive(*((f"x/{name}", b"") for name in ("a.txt", "b.ipynb", "c.txt", "d.ipynb")))
+    assert broughthome.notebooks(io.BytesIO(data)) == [("b.ipynb", b"")]
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A member's header, as only a forger would write it."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_very_long_header_is_not_read(kind: bytes) -> None:
+    with pytest.raises(Failed, match="can't be read") as error:
+        broughthome.notebooks(io.BytesIO(header(kind, 1 << 30) + bytes(5000)))
+    assert "with 1073741824 bytes" in error.value.operator
+
+
+def test_header_upon_header_is_no_archive() -> None:
+    with pytest.raises(Failed, match="can't be read") as error:
+        broughthome.notebooks(io.BytesIO(header(tarfile.XHDTYPE, 0) * 3000))
+    assert "recursion" in error.value.operator
+
+
 @pytest.mark.parametrize("data", [b"", b"no archive at all" * 100, archive(("x/a.ipynb", b"." * 5000))[:2000]])
 def test_what_is_no_archive(data: bytes) -> None:
     with pytest.raises(Failed, match="can't be read") as error:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import tarfile
 from typing import IO
 
 from wodmail.errors import Failed
 from wodmail.students.homes import MAX_DEPTH, MAX_NOTEBOOK_BYTES, MAX_NOTEBOOKS, MAX_NOTEBOOKS_BYTES
 
+MAX_MEMBERS = 10_000
+MAX_EXTENSION = 256 * 1024
+"""Bytes of a member's extended header: long names and attributes take a few hundred, a file's attributes 64 KiB at most."""
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header, which tarfile reads into memory whole, is not too large (raises ReadError)."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        made = super().frombuf(buf, encoding, errors)
+        plain = made.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        if made.size > MAX_EXTENSION and not plain:
+            raise tarfile.ReadError(f"a member of type {made.type!r} with {made.size} bytes")
+        return made
+
 
 def notebooks(archive: IO[bytes]) -> list[tuple[str, bytes]]:
     """The notebooks of a tar archive that holds one folder, as `docker cp CONTAINER:FOLDER -` gives it.
 
     Regular files alone are taken; links, devices, odd paths and Jupyter's checkpoints are passed over, as are notebooks
-    beyond 500, of more than 16 MiB, or of more than 64 MiB in all.
+    beyond 500, of more than 16 MiB, or of more than 64 MiB in all. After 10000 members no more are looked at.
 
     Args:
         archive: read from beginning to end, never sought in.
@@ -27,8 +44,8 @@ def notebooks(archive: IO[bytes]) -> list[tuple[str, bytes]]:
     found: dict[str, bytes] = {}
     left = MAX_NOTEBOOKS_BYTES
     try:
-        with tarfile.open(fileobj=archive, mode="r|") as tar:
-            for info in tar:
+        with tarfile.open(fileobj=archive, mode="r|", tarinfo=_Member) as tar:
+            for info in itertools.islice(tar, MAX_MEMBERS):
                 path = _inside(info)
                 if path is None or len(found) >= MAX_NOTEBOOKS or info.size > min(MAX_NOTEBOOK_BYTES, left):
                     continue
@@ -36,7 +53,7 @@ def notebooks(archive: IO[bytes]) -> list[tuple[str, bytes]]:
                 if content is not None:
                     found[path] = content.read()
                     left -= len(found[path])
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError) as error:
         words = "The notebooks that came out of the container can't be read."
         raise Failed(words, f"no whole tar archive: {error}") from error
     return sorted(found.items())
