@@ -1,6 +1,10 @@
 #!/bin/bash
-# procmail-action.sh ACTION STUDENT [PARTICIPANT]: what the procmail recipes of an existing backend call, with the mail
-# on standard input. Stores the mail in the spool, durably; wodmail does the rest.
+# procmail-action.sh [--own] ACTION STUDENT [PARTICIPANT]: what the procmail recipes of an existing backend call, with the
+# mail on standard input. Stores the mail in the spool, durably; wodmail does the rest.
+#
+# Who sent it is told by the line `From …` in front of the mail, which procmail writes, else by $SENDER. With neither the
+# sender is unknown, and wodmail obeys nobody unknown. `--own`, for calls by hand and never for a recipe, says that such a
+# mail is this backend's own, from WODSENDER.
 #
 # The mail's own Subject is the command, whatever the arguments say: it is what the sender wrote and perhaps signed.
 # Only a mail without a Subject gets one made of the arguments, when they are a command.
@@ -19,8 +23,11 @@ here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")") || failed "can't tell
 # shellcheck source=/dev/null
 source "$here/wod.sh" || failed "no configuration; the mail was not stored" 75
 [ -n "${WODSTATEDIR:-}" ] || failed "/etc/wod.sh is of an older backend; as root: wodmail config shell --output" 75
-# Called by hand there is no envelope: then it is this backend's own.
-export SENDER="${SENDER-${WODSENDER:-}}"
+export SENDER="${SENDER-}"
+if [ "${1-}" = --own ]; then
+    shift
+    SENDER=${SENDER:-${WODSENDER:-}}
+fi
 
 # The pipe's program in the checkout, or in the package that this script is part of; it runs with any Python.
 if [ -r "$here/../wodmail/mail/pipe.py" ]; then
@@ -50,13 +57,15 @@ while IFS= read -r line || [ -n "$line" ]; do
     [ "$last" = subject ] || rest+=("$line")
 done
 [ $((${#head[@]} + ${#ended[@]})) != 0 ] || failed "the input is empty, there is no mail to store" 65
+[ -n "$SENDER" ] || [[ ${head[0]-} == "From "* ]] ||
+    printf 'procmail-action.sh: %s\n' "no line From before the mail and no \$SENDER: its sender is unknown" >&2
 
 if [[ ! $subject =~ [^[:blank:]] ]]; then
     number='[1-9][0-9]{0,18}'
     words=("${1-}" "${2-}" ${3+"$3"})
     [[ $# -le 3 && ${words[0]^^} =~ ^(CREATE|CLEANUP|RESET|PURGE|PDF|WORD)$ &&
         ${words[1]} =~ ^$number(,$number)?$ && ${words[2]-0} =~ ^(0|$number)$ ]] ||
-        failed "usage: procmail-action.sh ACTION STUDENT [PARTICIPANT] <MAIL (the mail has no Subject of its own)" 65
+        failed "usage: procmail-action.sh [--own] ACTION STUDENT [PARTICIPANT] <MAIL (the mail has no Subject of its own)" 65
     head=("${rest[@]}" "Subject: ${words[*]}")
     [ "${#ended[@]}" != 0 ] && [ -z "${ended[0]%$'\r'}" ] || head+=("")
 fi

@@ -12,12 +12,15 @@ import pytest
 from tests.ownetc import OwnEtc, own_etc
 from tests.parts import require
 from tests.postfix import PYTHON, ROOT
-from wodmail.mail import message
+from wodmail.errors import Refused
+from wodmail.mail import message, trust
 from wodmail.mail.spool import Spool
+from wodmail.schema import Settings
 
 pytestmark = pytest.mark.root
 ENVELOPE = b"From frontend@example.org  Fri Mar  3 09:08:35 2023\n"
 MAIL = ENVELOPE + b"Received: from x\n\tby y\nSubject: CREATE 12 57\n\nWKSHP-API101\n"
+BARE = MAIL.partition(b"\n")[2]
 
 
 class Shim:
@@ -118,8 +121,33 @@ def test_the_mails_own_subject_wins_over_the_arguments(shim: Shim, mail: bytes) 
 def test_a_mail_without_a_subject_gets_one(shim: Shim, mail: bytes) -> None:
     assert shim.call("Create", "12", "57", mail=mail).returncode == 0
     [(sender, raw)] = shim.stored()
-    assert sender == "own@example.org"
+    assert sender == "", "nobody's: WODSENDER is the sender of whoever says so, not of whoever says nothing"
     assert command(raw) == ("Create 12 57", "WKSHP-API101")
+
+
+@pytest.mark.parametrize(
+    ("mail", "words", "environment", "sender"),
+    [
+        (MAIL, (), {}, "frontend@example.org"),
+        (MAIL, ("--own",), {"SENDER": "a@example.org"}, "frontend@example.org"),
+        (BARE, (), {}, ""),
+        (BARE, (), {"SENDER": "a@example.org"}, "a@example.org"),
+        (BARE, ("--own",), {}, "own@example.org"),
+        (BARE, ("--own",), {"SENDER": "a@example.org"}, "a@example.org"),
+    ],
+)
+def test_who_sent_it(shim: Shim, mail: bytes, words: tuple[str, ...], environment: dict[str, str], sender: str) -> None:
+    done = shim.call(*words, "CREATE", "12", "57", mail=mail, **environment)
+    assert (done.returncode, [found for found, _ in shim.stored()]) == (0, [sender])
+    assert (b"sender is unknown" in done.stderr) == (sender == "")
+
+
+def test_a_recipe_that_drops_the_envelope_lets_nobody_command(shim: Shim) -> None:
+    """Flag b, or a filter before it: whoever reaches the mailbox would be WODSENDER otherwise."""
+    assert shim.call("CREATE", "12", "57", mail=b"WKSHP-API101\n").returncode == 0
+    settings = Settings.model_validate({"WODSENDER": "own@example.org"})
+    with pytest.raises(Refused, match="sender may not send commands"):
+        trust.may_command(settings, peer="", sender=shim.stored()[0][0], piped=True)
 
 
 def test_a_reply_does_not_become_a_command(shim: Shim) -> None:
@@ -146,7 +174,7 @@ def test_a_reply_does_not_become_a_command(shim: Shim) -> None:
 def test_arguments_that_are_no_command_make_no_subject(shim: Shim, words: tuple[str, ...]) -> None:
     done = shim.call(*words, mail=b"WKSHP-API101\n")
     assert (done.returncode, shim.stored()) == (65, [])
-    assert b"usage: procmail-action.sh ACTION STUDENT" in done.stderr
+    assert b"usage: procmail-action.sh [--own] ACTION STUDENT" in done.stderr
 
 
 def test_a_large_body_arrives_whole(shim: Shim) -> None:

@@ -11,7 +11,7 @@ from wodmail.students.homes import MAX_DEPTH, MAX_NOTEBOOK_BYTES, MAX_NOTEBOOKS,
 
 MAX_MEMBERS = 10_000
 MAX_EXTENSION = 256 * 1024
-"""Bytes of a member's extended header: long names and attributes take a few hundred, a file's attributes 64 KiB at most."""
+"""Bytes of a member's extended header: a long name takes a few thousand, a file's attributes 64 KiB at most."""
 
 
 class _Member(tarfile.TarInfo):
