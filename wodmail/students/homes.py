@@ -1,7 +1,7 @@
 """What is done to a student's home besides writing trees into it: empty it, look at it, read notebooks, set ACLs.
 
-Standard library alone: the root helper carries a copy of this file, and runs it as the student. Everything is reached
-from an open descriptor of the home, one name at a time and never through a symbolic link.
+Standard library alone: the root helper carries a copy of this file, and runs it with the student's rights.
+Everything is reached from an open descriptor of the home, one name at a time and never through a symbolic link.
 """
 
 from __future__ import annotations
@@ -124,11 +124,12 @@ def _make_accessible(above: int, name: str) -> None:
         os.close(path)
 
 
-def open_up(folder: int, depth: int = MAX_SHARED_DEPTH) -> None:
-    """Give everybody all rights in the folders below that are the caller's own, so that `empty` can remove them.
+def open_up(folder: int, user: int, depth: int = MAX_SHARED_DEPTH) -> None:
+    """Give everybody all rights in the folders below that are a user's, so that `empty` can remove them.
 
     Args:
         folder: descriptor of a home, which others than its student can't enter.
+        user: uid of the user, whose rights the caller has.
         depth: how many folders deep to go.
     """
     for name in names(folder):
@@ -136,14 +137,14 @@ def open_up(folder: int, depth: int = MAX_SHARED_DEPTH) -> None:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
                 continue
-            if status.st_uid == os.geteuid():
+            if status.st_uid == user:
                 _make_accessible(folder, name)
             inner = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                if status.st_uid == os.geteuid():
+                if status.st_uid == user:
                     os.fchmod(inner, 0o777)
                 if depth:
-                    open_up(inner, depth - 1)
+                    open_up(inner, user, depth - 1)
             finally:
                 os.close(inner)
 
@@ -256,7 +257,7 @@ def acl(mode: int, user: int, permissions: int, *further: int) -> bytes:
 def share_folder(folder: int, user: int, mode: int) -> None:
     """Give a user all rights in a folder and in everything made there later, and drop every other named right.
 
-    The caller keeps all rights in what others make there, so that it can be taken over or removed again.
+    Its owner keeps all rights in what others make there, so that it can be taken over or removed again.
 
     Args:
         folder: descriptor of the folder, owned by the caller.
@@ -265,7 +266,7 @@ def share_folder(folder: int, user: int, mode: int) -> None:
     """
     os.fchmod(folder, mode)
     os.setxattr(folder, _ACCESS, acl(mode, user, 7))
-    os.setxattr(folder, _DEFAULT, acl(mode, user, 7, os.geteuid()))
+    os.setxattr(folder, _DEFAULT, acl(mode, user, 7, os.fstat(folder).st_uid))
 
 
 def show_folder(home: int, name: str, user: int) -> None:

@@ -26,7 +26,7 @@ from wodmail.students.rootwork import VERSION
 
 SUDOERS = Path("/etc/sudoers.d/wodmail")
 PYTHONS = (Path("/usr/bin/python3"), Path("/usr/local/bin/python3"))
-MODULES = ("homes", "rootlimits", "roothelper", "rootwork", "treewriter")
+MODULES = ("homes", "roothelper", "rootidentity", "rootlimits", "rootprocesses", "rootwork", "treewriter")
 _PLAIN = re.compile(r"/[A-Za-z0-9._/-]+")
 _MAIN = """import sys
 

@@ -3,17 +3,20 @@
 Runs as root under `sudo`, in a python of its own (`-I`, standard library alone), from a root-owned copy that
 `wodmail helper install` makes. It reads requests from its standard input, one JSON object a line, some followed by a
 payload, and answers in the same form; docs/accounts.md describes both. Each request is served by a forked worker that
-becomes the student before it looks at the home. What it may do at all is in a root-owned file of limits.
+takes the student's rights before it looks at the home, and has a deadline. What it may do at all is in a root-owned
+file of limits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,8 +26,9 @@ from wodmail.students.rootwork import Answer, Request, perform
 MAX_LINE = 1024 * 1024
 MAX_PAYLOAD = 256 * 1024 * 1024
 MAX_WORKERS = 8
-WORKER_SECONDS = 300
+WORKER_SECONDS = 300.0
 LAST_SECONDS = 5.0
+_ALARM_SECONDS = 10  # after the deadline, should the helper itself be gone by then
 # It ends when its input ends, so that what it has begun for a stopping server is finished first.
 _IGNORED = (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -46,7 +50,7 @@ def _work(limits: Limits, request: Request, out: int) -> NoReturn:
     try:
         for each in _IGNORED:
             signal.signal(each, signal.SIG_DFL)
-        signal.alarm(WORKER_SECONDS)
+        signal.alarm(int(WORKER_SECONDS) + _ALARM_SECONDS)
         data = _encode(number, perform(limits, request))
     except HelperError as error:
         data = encode_error(number, error)
@@ -56,6 +60,21 @@ def _work(limits: Limits, request: Request, out: int) -> NoReturn:
     while view:
         view = view[os.write(out, view) :]
     os._exit(0)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker, which leads a process group of its own, and what it has said so far."""
+
+    pid: int
+    number: object
+    until: float
+    said: bytearray = field(default_factory=bytearray)
+
+    def kill(self) -> None:
+        """End it and what it has started, also when they are stopped."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 class Server:
@@ -73,7 +92,8 @@ class Server:
         self._target = target
         self._buffer = b""
         self._ended = False
-        self._workers: dict[int, tuple[int, object, bytearray]] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._dying: set[int] = set()
 
     def serve(self) -> None:
         """Serve until the requests end, then give the workers a few seconds and end what is left of them."""
@@ -85,17 +105,22 @@ class Server:
         end = time.monotonic() + LAST_SECONDS
         while self._workers and (left := end - time.monotonic()) > 0:
             self._wait(left, listen=False)
-        for pid, _, _ in self._workers.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        for worker in self._workers.values():
+            worker.kill()
 
     def _wait(self, seconds: float | None, *, listen: bool) -> None:
-        ready, _, _ = select.select([*self._workers, *([self._source] if listen else [])], [], [], seconds)
+        """Wait for a request, for what a worker says, or for the first deadline."""
+        now = time.monotonic()
+        limits = [worker.until - now for worker in self._workers.values()] + ([] if seconds is None else [seconds])
+        listened = [*self._workers, *([self._source] if listen else [])]
+        ready, _, _ = select.select(listened, [], [], max(0.0, min(limits)) if limits else None)
         for descriptor in ready:
             if descriptor == self._source:
                 self._read()
             else:
                 self._collect(descriptor)
+        self._end_overdue()
+        self._dying -= {pid for pid in self._dying if os.waitpid(pid, os.WNOHANG)[0]}
 
     def _read(self) -> None:
         data = os.read(self._source, 1 << 20)
@@ -132,28 +157,45 @@ class Server:
         pid = os.fork()
         if pid == 0:
             try:
+                os.setpgid(0, 0)
                 for descriptor in (source, self._source, self._target, *self._workers):
                     os.close(descriptor)
                 _work(self._limits, request, target)
             finally:
                 os._exit(70)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # whichever of the two comes first
         os.close(target)
-        self._workers[source] = (pid, request.fields.get("id"), bytearray())
+        self._workers[source] = _Worker(pid, request.fields.get("id"), time.monotonic() + WORKER_SECONDS)
 
     def _collect(self, descriptor: int) -> None:
         """Take what a worker says; when it has ended, pass its answer on whole."""
-        pid, number, data = self._workers[descriptor]
+        worker = self._workers[descriptor]
         part = os.read(descriptor, 1 << 20)
         if part:
-            data += part
+            worker.said += part
             return
         os.close(descriptor)
         del self._workers[descriptor]
-        _, status = os.waitpid(pid, 0)
-        if status != 0:
-            cause = f"worker ended with {os.waitstatus_to_exitcode(status)}"
-            data = bytearray(encode_error(number, HelperError("temporary", "The root helper was interrupted.", cause)))
-        self._send(bytes(data))
+        _, status = os.waitpid(worker.pid, 0)
+        if status == 0:
+            self._send(bytes(worker.said))
+        else:
+            self._interrupted(worker, f"worker ended with {os.waitstatus_to_exitcode(status)}")
+
+    def _end_overdue(self) -> None:
+        """End the workers whose deadline has come, and answer for them; one that is slow to die is not waited for."""
+        now = time.monotonic()
+        for descriptor, worker in list(self._workers.items()):
+            if worker.until <= now:
+                worker.kill()
+                os.close(descriptor)
+                del self._workers[descriptor]
+                self._dying.add(worker.pid)
+                self._interrupted(worker, f"worker was ended after {WORKER_SECONDS} s")
+
+    def _interrupted(self, worker: _Worker, cause: str) -> None:
+        self._send(encode_error(worker.number, HelperError("temporary", "The root helper was interrupted.", cause)))
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)

@@ -1,4 +1,4 @@
-"""What the root helper may touch, and how it becomes a student before it touches anything.
+"""What the root helper may touch.
 
 Standard library alone: the root helper carries a copy of this file.
 """
@@ -18,7 +18,8 @@ from pathlib import Path
 from wodmail.students import treewriter
 
 LOCKS = "/run/wodmail-helper"
-_LOWEST_UID = 1000
+LOWEST_UID = 1000
+_HIGHEST_GUARD = 2_147_400_000  # above what systems give to accounts, containers and directories, below 2**31
 
 
 class HelperError(Exception):
@@ -60,12 +61,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Account:
-    """A student's account as the system knows it."""
+    """A student's account as the system knows it.
+
+    Args:
+        name: its name.
+        uid: its uid.
+        gid: its gid.
+        home: absolute path of its home.
+        guard: the uid that shields what the helper does for this student from the student; nobody's.
+    """
 
     name: str
     uid: int
     gid: int
     home: str
+    guard: int
 
 
 def trusted(path: Path) -> None:
@@ -99,7 +109,7 @@ def read_limits(path: Path) -> Limits:
         words = "The root helper is not installed rightly."
         raise HelperError("failed", words, f"{path}: {error!r}; run `wodmail helper install` as root") from error
     first = min(limits.uidbase, limits.gidbase) + limits.lowest
-    if not 1 <= limits.lowest <= limits.highest or first < _LOWEST_UID or not limits.studdir.startswith("/"):
+    if not 1 <= limits.lowest <= limits.highest or first < LOWEST_UID or not limits.studdir.startswith("/"):
         raise HelperError("failed", "The root helper's limits are impossible.", f"{path}: {limits}")
     return limits
 
@@ -123,7 +133,19 @@ def account_of(limits: Limits, student: object) -> Account:
     if found != wanted:
         words = f"The account of student {student} is not what it should be."
         raise HelperError("failed", words, f"{name} has uid, gid, home {found}, must be {wanted}")
-    return Account(name, entry.pw_uid, entry.pw_gid, home)
+    guard = _guard_of(student)
+    if guard <= limits.uidbase + limits.highest:
+        cause = f"no uid is left for the helper's own use above those of the students, up to {limits.highest}"
+        raise HelperError("failed", "The root helper's limits are impossible.", cause)
+    return Account(name, entry.pw_uid, entry.pw_gid, home, guard)
+
+
+def _guard_of(student: int) -> int:
+    """A uid for each student that is no account's, counted down from the highest one there is for such."""
+    ranges = (line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines())
+    # In a container there may be few: then from below "nobody".
+    highest = max(int(first) + int(count) for first, _, count in ranges) - 3
+    return min(_HIGHEST_GUARD, highest) - student
 
 
 def hold(name: str) -> int:
@@ -152,15 +174,6 @@ def locked(name: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def become(account: Account) -> None:
-    """Turn this process into the student for good."""
-    os.setgroups([account.gid])
-    os.setresgid(account.gid, account.gid, account.gid)
-    os.setresuid(account.uid, account.uid, account.uid)
-    if os.getresuid() != (account.uid,) * 3 or os.getresgid() != (account.gid,) * 3:
-        raise HelperError("failed", "The root helper could not become the student.", f"still {os.getresuid()}")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The vocabulary of the root helper: each thing that can be asked of it, one function each.
 
-Standard library alone: the root helper carries a copy of this file. Every function that touches a home first becomes
-the student, for good; the worker that it runs in ends with its answer.
+Standard library alone: the root helper carries a copy of this file. Every function that touches a home first takes the
+student's rights in place of root's, for good; the worker that it runs in ends with its answer.
 """
 
 from __future__ import annotations
@@ -10,23 +10,21 @@ import contextlib
 import os
 import pwd
 import re
-import signal
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from wodmail.students import homes, treewriter
-from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, become, hold, locked, opened_home
+from wodmail.students.rootidentity import become
+from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, hold, locked, opened_home
+from wodmail.students.rootprocesses import GRACE, end_processes, processes_of
 
-VERSION = 1
+VERSION = 2
 _WORKSHOP = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PASSWORD = re.compile(r"[!-9;-~]{1,128}")
-_GRACE = 1.0
-_END_SECONDS = 20.0
 
 
 @dataclass
@@ -43,56 +41,6 @@ class Answer:
 
     fields: dict[str, Any] = field(default_factory=dict)
     payload: bytes = b""
-
-
-def processes_of(uid: int) -> set[int]:
-    """The pids of what runs as a uid (real, effective or saved), without the dead and without this process."""
-    found: set[int] = set()
-    with os.scandir("/proc") as entries:
-        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
-    for pid in pids:
-        try:
-            with Path(f"/proc/{pid}/status").open(encoding="utf-8", errors="replace") as file:
-                lines = dict(line.split(":", 1) for line in file if line.startswith(("State:", "Uid:")))
-        except (OSError, ValueError):
-            continue
-        alive = lines.get("State", "Z").split()[0] not in ("Z", "X")
-        if alive and str(uid) in lines.get("Uid", "").split()[:3]:
-            found.add(pid)
-    return found - {os.getpid()}
-
-
-def end_processes(uid: int) -> int:
-    """End everything that runs as this process's own uid: TERM, then all stopped at once and killed, until none is.
-
-    `kill(-1, …)` reaches them all in one go, also those that fork as fast as they can, and never the caller.
-
-    Raises:
-        HelperError: something still runs after 20 seconds.
-    """
-    if uid in (0, -1) or uid not in os.getresuid() or os.geteuid() != uid:
-        raise HelperError("failed", "The root helper refused to end processes.", f"not running as uid {uid}")
-    seen = found = processes_of(uid)
-    if found:
-        _signal_all(signal.SIGTERM, signal.SIGCONT)
-        soon = time.monotonic() + _GRACE
-        while (found := processes_of(uid)) and time.monotonic() < soon:
-            time.sleep(0.01)
-    end = time.monotonic() + _END_SECONDS
-    while found and time.monotonic() < end:
-        seen = seen | found
-        _signal_all(signal.SIGSTOP, signal.SIGKILL)
-        time.sleep(0.01)
-        found = processes_of(uid)
-    if found:
-        raise HelperError("failed", "Some of the student's processes can't be ended.", f"pids {sorted(found)[:10]}")
-    return len(seen)
-
-
-def _signal_all(*signals: int) -> None:
-    for number in signals:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, number)
 
 
 # What can be asked. Each of these runs in a worker of its own.
@@ -137,16 +85,15 @@ def check(_limits: Limits, _request: Request, account: Account) -> Answer:
 
 def end_all(_limits: Limits, _request: Request, account: Account) -> Answer:
     """End everything that runs as the student."""
-    become(account)
-    return Answer({"ended": end_processes(account.uid)})
+    return Answer({"ended": end_processes(account)})
 
 
 def erase(limits: Limits, request: Request, account: Account) -> Answer:
     """End the student's processes, empty the home and unpack the payload (skel and keys) into it."""
     user = _uid_of(limits.user)
+    ended = end_processes(account)
     with _service_at_hand(limits, account) as open_up:
         become(account)
-        ended = end_processes(account.uid)
         with opened_home(account) as home, _home_trouble(account, "emptied and filled anew"):
             homes.share_folder(home, user, 0o700)
             _empty(home, open_up)
@@ -166,7 +113,7 @@ def _empty(home: int, open_up: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _service_at_hand(limits: Limits, account: Account) -> Iterator[Callable[[], None]]:
-    """A process that will become WODUSER when called: workshop scripts may have left shut folders of its in a home."""
+    """A process that takes WODUSER's rights when called: workshop scripts leave shut folders of its in homes."""
     service = pwd.getpwnam(limits.user)
     waiting, calling = os.pipe()
     pid = os.fork()
@@ -174,9 +121,9 @@ def _service_at_hand(limits: Limits, account: Account) -> Iterator[Callable[[], 
         try:
             os.close(calling)
             if os.read(waiting, 1):
-                become(Account(limits.user, service.pw_uid, service.pw_gid, account.home))
+                become(Account(limits.user, service.pw_uid, service.pw_gid, account.home, account.guard))
                 with opened_home(account) as home:
-                    homes.open_up(home)
+                    homes.open_up(home, service.pw_uid)
         finally:
             os._exit(0)
     os.close(waiting)
@@ -196,20 +143,20 @@ def _service_at_hand(limits: Limits, account: Account) -> Iterator[Callable[[], 
 
 
 def verify_erased(_limits: Limits, request: Request, account: Account) -> Answer:
-    """See that nothing but the paths listed is in the home and that nothing runs as the student."""
+    """See that nothing runs as the student and that nothing but the paths listed is in the home."""
     allowed = request.fields.get("allowed")
     if not isinstance(allowed, list):
         raise HelperError("failed", "The request was not understood.", "allowed must be a list of paths")
+    end = time.monotonic() + GRACE
+    while (alive := processes_of(account.uid)) and time.monotonic() < end:
+        time.sleep(0.01)  # what was ended may be on its way out
+    if alive:
+        raise HelperError("failed", f"Processes of {account.name} still run.", f"pids {sorted(alive)[:10]}")
     become(account)
     with opened_home(account) as home, _home_trouble(account, "looked through"):
         left = homes.unexpected(home, {str(path) for path in allowed})
     if left:
         raise HelperError("failed", f"The home of {account.name} is not empty.", f"left: {homes.NotEmptyError(left)}")
-    end = time.monotonic() + _GRACE
-    while (alive := processes_of(account.uid)) and time.monotonic() < end:
-        time.sleep(0.01)  # an earlier worker that was the student may be on its way out
-    if alive:
-        raise HelperError("failed", f"Processes of {account.name} still run.", f"pids {sorted(alive)[:10]}")
     return Answer()
 
 
@@ -280,7 +227,7 @@ def perform(limits: Limits, request: Request) -> Answer:
         cause = f"op {name[:40]!r}; after an update of wodmail run `wodmail helper install` as root"
         raise HelperError("refused", "The root helper doesn't do that.", cause)
     account = account_of(limits, request.fields.get("student"))
-    # Held until this worker has ended: it may be the student by then, and the next one ends all that is the student's.
+    # Held until this worker has ended, so that another never works on what it has half done.
     hold(account.name)
     return STUDENT[name](limits, request, account)
 

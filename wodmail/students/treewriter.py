@@ -178,7 +178,7 @@ def remove_tree(home: int, path: str) -> None:
 
 
 def adopt(home: int, path: str) -> None:
-    """Make everything below a folder the running user's own: what others put there is copied and replaced.
+    """Make everything below a folder its home's owner's: what others put there is copied and replaced.
 
     Args:
         home: descriptor of the home.
@@ -196,7 +196,7 @@ def adopt(home: int, path: str) -> None:
             except (FileNotFoundError, NotADirectoryError):
                 return
             stack.callback(os.close, folder)
-        _adopt(folder, os.geteuid(), MAX_DEPTH)
+        _adopt(folder, os.fstat(home).st_uid, MAX_DEPTH)
 
 
 def _adopt(folder: int, user: int, depth: int) -> None:
@@ -216,7 +216,9 @@ def _adopt(folder: int, user: int, depth: int) -> None:
             target = os.readlink(name, dir_fd=folder)
             _write_into(folder, name, Entry(name, "link", target=target))
         elif foreign and stat.S_ISREG(status.st_mode):
-            with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            # A pipe put there meanwhile must not make us wait.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
                 data = file.read()
             _write_into(folder, name, Entry(name, "file", stat.S_IMODE(status.st_mode) & 0o755, data))
 
