@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import secrets
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -21,6 +24,7 @@ from wodmail.errors import Failed
 PATTERN = "*.sh*.j2"
 COMPILED_LATER = "get-"
 SHORTEST_SECRET = 4
+SHORTEST_LINE = 16
 
 
 class Outcome(StrEnum):
@@ -72,7 +76,7 @@ class Site:
     Args:
         variables: names and values, as `wodmail.variables.for_group` gives them.
         compiled: scripts that workshops list under `compile` ("a.sh").
-        secrets: values that other users of the machine must not read.
+        secrets: values that other users of the machine must not read; shorter ones than four letters don't count.
         group: number of the group that may read what holds a secret, for root; None keeps the template's.
     """
 
@@ -120,8 +124,18 @@ def expand(template: Path, site: Site) -> Expansion:
         data, mode = text.encode(), stat.S_IMODE(template.stat().st_mode)
     except (OSError, UnicodeEncodeError) as error:
         raise Failed(f"The template {template.name} can't be expanded: {error}.", f"{template}: {error}") from error
-    secret = any(value in text for value in site.secrets if len(value) >= SHORTEST_SECRET)
+    secret = any(shape in text for value in site.secrets for shape in _shapes(value))
     return Expansion(data, mode_of(mode, secret=secret), secret)
+
+
+def _shapes(secret: str) -> set[str]:
+    """How a template may write a secret: as it is, through a filter, or, one of many lines, with its lines indented."""
+    text = secret.strip()
+    if len(text) < SHORTEST_SECRET:
+        return set()
+    coded = {base64.b64encode(each.encode()).decode() for each in (secret, text)}
+    lines = {line.strip() for line in text.splitlines() if len(line.strip()) >= SHORTEST_LINE}
+    return {text, shlex.quote(text), json.dumps(text)[1:-1]} | coded | lines
 
 
 def mode_of(mode: int, *, secret: bool) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from wodmail.errors import Failed
 ENDINGS = ("", ".yml", ".yaml", ".json")
 _VAULT_HEADER = "$ANSIBLE_VAULT;"
 
-_known: dict[tuple[str, int, int], dict[str, Any]] = {}
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a variable file holds; `opened` are the texts in it that were in a vault."""
+
+    values: dict[str, Any]
+    opened: frozenset[str]
+
+
+_known: dict[tuple[str, int, int], _File] = {}
 _lock = threading.Lock()
 
 
@@ -29,11 +40,28 @@ def for_group(settings: Settings) -> dict[str, Any]:
         Failed: a variable file can't be read; names it and the line.
     """
     merged = settings.variables()
+    for file in _all(settings):
+        merged.update(file.values)
+    return merged
+
+
+def from_vault(settings: Settings) -> frozenset[str]:
+    """The texts among the group's variables that were in a vault, those deep in lists and mappings too.
+
+    Args:
+        settings: see `for_group`.
+
+    Raises:
+        Failed: see `for_group`.
+    """
+    return frozenset().union(*(file.opened for file in _all(settings)))
+
+
+def _all(settings: Settings) -> Iterator[_File]:
     for folder in (settings.WODANSIBLEDIR, settings.WODANSIBLEPRIVDIR):
         for name in ("all", settings.WODGROUP):
             for path in _files(folder / "group_vars", name) if folder is not None else ():
-                merged.update(_load(path, settings))
-    return merged
+                yield _load(path, settings)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
@@ -48,7 +76,7 @@ def _files(folder: Path, name: str) -> list[Path]:
     return []
 
 
-def _load(path: Path, settings: Settings) -> dict[str, Any]:
+def _load(path: Path, settings: Settings) -> _File:
     """One file's variables; read again only when it has changed."""
     try:
         status = path.stat()
@@ -71,24 +99,39 @@ def _load(path: Path, settings: Settings) -> dict[str, Any]:
         raise Failed(words, f"{where}: {cause}") from error
 
 
-def _parse(path: Path, settings: Settings) -> dict[str, Any]:
+def _parse(path: Path, settings: Settings) -> _File:
     text = path.read_text(encoding="utf-8")
-    if text.startswith(_VAULT_HEADER):
+    vaulted = text.startswith(_VAULT_HEADER)
+    if vaulted:
         text = _opened(text, settings)
-    data = yaml.load(text, _loader(settings))  # noqa: S506 - a SafeLoader that knows !vault and !unsafe besides
+    opened: set[str] = set()
+    data = yaml.load(text, _loader(settings, opened))  # noqa: S506 - a SafeLoader that knows !vault and !unsafe besides
     if data is None:
-        return {}
+        return _File({}, frozenset())
     if not isinstance(data, dict):
         raise yaml.YAMLError("no mapping of names to values")
-    return {str(name): value for name, value in data.items()}
+    if vaulted:
+        opened.update(_texts(data))
+    return _File({str(name): value for name, value in data.items()}, frozenset(opened))
 
 
-def _loader(settings: Settings) -> type[yaml.SafeLoader]:
+def _texts(value: object) -> Iterator[str]:
+    """Texts and numbers in a value, however deep; names of mappings, true, false and nothing hide nothing."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _loader(settings: Settings, opened: set[str]) -> type[yaml.SafeLoader]:
     class Loader(yaml.SafeLoader):
-        """SafeLoader that opens Ansible's vaulted values."""
+        """SafeLoader that opens Ansible's vaulted values, and puts what was in them into `opened`."""
 
     def vaulted(_: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-        return _opened(str(node.value), settings)
+        text = _opened(str(node.value), settings)
+        opened.add(text)
+        return text
 
     Loader.add_constructor("!vault", vaulted)
     Loader.add_constructor("!vault-encrypted", vaulted)

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from tests import asuser
 from tests.parts import require
 from wodmail import deliver as delivering
+from wodmail import vaultformat
 from wodmail.cli.root import root
 from wodmail.deliver import Expansion, Outcome, Site, deliver, expand, judge, kept_back, mode_of
 from wodmail.errors import Failed
@@ -210,3 +211,38 @@ def test_the_command(config: Path) -> None:
     assert status == 1
     assert "bad.sh.j2:3 can't be expanded: 'NOSUCH' is undefined" in told
     assert "hub-4711" not in told
+
+
+VAULTED = {  # a template's text, and whether it holds something that was in a vault
+    "{{ MLTOK }}": True,
+    "{{ DEEP[0].word }}": True,
+    "{{ NUMBER }}": True,
+    "{{ ALIAS }}": True,
+    "{{ MLTOK | b64encode }}": True,
+    "{{ ODD | quote }} {{ ODD | length }}": True,
+    "{{ ODD | to_json }}": True,
+    "{{ KEY | indent(4) }}": True,
+    "{{ PLAIN }} {{ FLAG }} {{ SHORT }}": False,
+    "{{ ANSIBLE | length }}": False,
+}
+
+
+def test_what_was_in_a_vault_is_a_secret(config: Path) -> None:
+    """Marked !vault, or in a file that is vaulted as a whole, deep in it too; written as it is or through a filter."""
+    word, folder, scripts = "of-the-vault-4711", config.parent / "private/ansible/group_vars", config.parent / "scripts"
+    config.write_text(config.read_text() + f"VAULTPWD: {word}\n")
+    hidden = vaultformat.encrypted(b"tok-4711-tok", word).decode().replace("\n", "\n  ")
+    plain = f"IP-X: 10.0.0.1\nPLAIN: in-clear\nALIAS: 'x{{{{ MLTOK }}}}x'\nMLTOK: !vault |\n  {hidden}\n"
+    (folder / "all.yml").write_text(plain)
+    lines = "".join(f"  line-{number}-of-a-private-key\n" for number in range(3))
+    odd = 'ODD: "it\'s \\\\ odd"\nFLAG: true\nSHORT: abc\nANSIBLE: ansible\n'
+    whole = f"DEEP: [{{word: w0rd-4711}}]\nNUMBER: 47114711\n{odd}KEY: |\n{lines}"
+    (folder / "production.yml").write_bytes(vaultformat.encrypted(whole.encode(), word))
+    for number, text in enumerate(VAULTED):
+        template(scripts, f"vaulted-{number}.sh.j2", text + "\n")
+    status, told = command(config)
+    assert status == 0, told
+    found = {text: mode(scripts / f"vaulted-{number}.sh") for number, text in enumerate(VAULTED)}
+    assert found == {text: 0o750 if secret else 0o755 for text, secret in VAULTED.items()}
+    assert told.count("holds a secret") == sum(VAULTED.values()) + 1
+    assert command(config, "--check")[0] == 0, "read again from memory, still secret"

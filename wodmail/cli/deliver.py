@@ -52,10 +52,11 @@ def _folders(settings: Settings) -> list[Path]:
 
 def _site(settings: Settings) -> Site:
     workshops = Catalog(settings.WODNOBO, settings.WODPRIVNOBO).all()
+    configured = {str(getattr(settings, name)) for name in secret_keys()}
     return Site(
         variables=variables.for_group(settings),
         compiled=frozenset(name for workshop in workshops for name in workshop.compile),
-        secrets=frozenset(str(getattr(settings, name)) for name in secret_keys()),
+        secrets=configured | variables.from_vault(settings),
         group=group_of(settings.WODUSER),
     )
 
