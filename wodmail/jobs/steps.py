@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from wodmail import compiling, completion, vault, vaultkeys
 from wodmail.catalog import Workshop
-from wodmail.errors import Failed, Refused
+from wodmail.errors import Away, Failed, Overtaken, Refused
+from wodmail.jobs import earlier
 from wodmail.jobs.plan import AWAIT_REGISTRY
 from wodmail.jobs.services import StepContext
 from wodmail.model import Action, State, StepResult
@@ -87,9 +88,13 @@ def _range_warnings(ctx: StepContext, workshop: Workshop) -> tuple[str, ...]:
 def _not_cleaned_before(ctx: StepContext) -> None:
     """A CLEANUP that comes again must not touch a seat that is free, or is being given to somebody else.
 
+    One that an operator retries may: it has something to make good, and newer jobs of the student forbid the retry.
+
     Raises:
         Refused: the participant is cleaned and the seat is free.
     """
+    if earlier.was_retried(ctx.services.store, ctx.spec.job):
+        return
     participant, student, registry = ctx.spec.participant, ctx.spec.students[0], ctx.services.registry
     if registry.is_clean(participant) and not registry.seat(student).assigned:
         raise Refused(
@@ -270,15 +275,21 @@ def registry_password(ctx: StepContext) -> StepResult:
 
 
 def registry_active(ctx: StepContext) -> StepResult:
-    """Take the seat."""
+    """Take the seat, unless the participant was given up or ended while this job was at work."""
     services, spec = ctx.services, ctx.spec
     taken = services.registry.assign(ctx.step.student, spec.ws, spec.participant)
-    return _written(taken, services.registry.set_active(spec.participant, ctx.step.student))
+    try:
+        return _written(taken, services.registry.set_active(spec.participant, ctx.step.student))
+    except Overtaken as error:
+        return StepResult(State.SKIPPED, note=error.sender, warnings=(error.sender,))
 
 
 def ratio(ctx: StepContext) -> StepResult:
-    """Read the completion ratio from the student's notebooks."""
-    found = completion.completion(ctx.services.accounts.notebooks(ctx.step.student, ctx.spec.ws))
+    """Read the completion ratio from the student's notebooks; not once more from a home that was emptied since."""
+    notebooks = ctx.services.accounts.notebooks(ctx.step.student, ctx.spec.ws)
+    if not notebooks and ctx.spec.participant and earlier.was_cleaned(ctx.services.store, ctx.spec):
+        return _skipped("an earlier CLEANUP has read it, and the home is empty since")
+    found = completion.completion(notebooks)
     return StepResult(State.DONE, note=f"{found.percent} %", warnings=found.problems, data={"ratio": found.percent})
 
 
@@ -321,6 +332,13 @@ def free_seat(ctx: StepContext) -> StepResult:
         raise Failed(
             f"The seat of student {student} stays assigned: {error.sender}", error.operator, output=error.output
         ) from error
+    if ctx.spec.participant and ctx.services.settings.apidb:
+        try:
+            ctx.services.registry.check_participant(ctx.spec.participant, student, None)
+        except Refused as error:  # given away while this job was at work
+            return StepResult(State.SKIPPED, note=error.sender, warnings=(f"the seat stays assigned: {error.sender}",))
+        except Away as error:  # then the write is kept, and struck off when somebody else has the seat by then
+            ctx.line(f"  {error.operator}")
     return _written(ctx.services.registry.free_seat(student))
 
 
