@@ -225,7 +225,7 @@ class Killer:
         try:
             for _ in range(self.rounds):
                 for group in self._groups():
-                    if self._ended.wait(self._dice.uniform(0.2, 2.5)):
+                    if self._ended.wait(self._dice.uniform(0.2, 2.0)):
                         return
                     self._kill(group)
         except Exception as fault:  # noqa: BLE001 - raised again in the thread of the test
@@ -248,7 +248,7 @@ class Killer:
         for name in group:
             self.parts[name][0]()
             self.kills.append(name)
-        self._ended.wait(self._dice.uniform(0.0, 3.0))
+        self._ended.wait(self._dice.uniform(0.0, 2.0))
         self._dice.shuffle(group)
         for name in group:
             self.parts[name][1]()

@@ -1,7 +1,7 @@
 """Registration to free seat, many people, every part real: once undisturbed, once with every part killed at random.
 
-The frontend mails as the Node one does; its check, every 20 s in reality, comes every second, and its 10 minutes
-without credentials are compressed likewise. docs/operations.md says how this is run by hand.
+The frontend mails as the Node one does; its check, every 20 s in reality, comes every second. CONTRIBUTING.md says how
+this is run by hand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from wodmail.students import base
 
 pytestmark = pytest.mark.root
 SKEL = {".ssh", ".ssh/id_ed25519", ".ssh/id_ed25519.pub"}
+
+# The 10 minutes that the frontend gives a deployment, compressed; less than its check is, as a hub takes as long as
+# ever to come back.
+PATIENCE = 60.0
 
 # With parts killed, these steps may fail when their part was dead for longer than they try, and no others may.
 # A CREATE is repeated by the frontend's next check, or given up after its patience: then the person registers anew.
@@ -159,7 +163,7 @@ def disturbed(participants: int, seats: int, rounds: int, seconds: float) -> Non
     """Every part dies at random moments; what may come of it is MAY_FAIL and MAY_BE_REFUSED, the end is the same."""
     seed = int(os.environ.get("WODMAIL_TEST_SEED") or int.from_bytes(os.urandom(2)))
     print(f"WODMAIL_TEST_SEED={seed}")
-    with whole_system(seats, patience=30.0, insist=8.0) as whole:
+    with whole_system(seats, patience=PATIENCE, insist=10.0) as whole:
         persons = people(participants)
         with Killer(whole, seed, rounds) as killer:
             Story(whole, persons, patient=True).play(seconds)
@@ -199,11 +203,11 @@ def operator_retries(whole: Whole, rows: list[dict[str, Any]]) -> None:
 
 
 def test_people_come_work_and_go() -> None:
-    undisturbed(6, seats=4, seconds=150)
+    undisturbed(5, seats=4, seconds=150)
 
 
 def test_people_come_work_and_go_while_every_part_is_killed() -> None:
-    disturbed(6, seats=4, rounds=1, seconds=200)
+    disturbed(5, seats=4, rounds=1, seconds=200)
 
 
 @pytest.mark.soak
