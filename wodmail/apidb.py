@@ -122,13 +122,13 @@ class ApiDb:
             raise NoRow(f"The API-DB has no {_in_words(path)}.", self._said(call, answer))
         return self._checked(call, answer).data
 
-    def row(self, path: str) -> Row:
+    def row(self, path: str, *, tries: int | None = None) -> Row:
         """One row; see `get`.
 
         Raises:
             Away: what came is no row.
         """
-        found = self.get(path)
+        found = self.get(path, tries=tries)
         if not isinstance(found, dict):
             raise self._nonsense(path, f"a {type(found).__name__} in place of a row")
         return found
@@ -277,7 +277,8 @@ class ApiDb:
             self.on_back()
 
     def _away(self, call: Call, trouble: Trouble, tries: int, *, alone: bool) -> Away:
-        what = f"{call.method} {self._wire.base}{call.path}: {trouble.cause} (tries: {tries})"
+        told = f" {shown(self._without_secrets(trouble.told, call))}" if trouble.told else ""
+        what = f"{call.method} {self._wire.shown_base}{call.path}: {trouble.cause}{told} (tries: {tries})"
         error = Away(f"The API-DB is away: {trouble.words}.", self._without_secrets(what, call))
         if not alone and self.breaker.found_away(error):
             log.warning("service-away", service="API-DB", cause=error.operator)
@@ -292,7 +293,7 @@ class ApiDb:
         return answer
 
     def _said(self, call: Call, answer: Answer) -> str:
-        return f"{call.method} {self._wire.base}{call.path}: {answer.status} {self._told(call, answer)}"
+        return f"{call.method} {self._wire.shown_base}{call.path}: {answer.status} {self._told(call, answer)}"
 
     def _told(self, call: Call, answer: Answer) -> str:
         told = answer.data.get("message") if isinstance(answer.data, dict) else answer.data
@@ -304,7 +305,7 @@ class ApiDb:
 
     def _nonsense(self, path: str, what: str) -> Away:
         words = "The API-DB is away: its answer makes no sense. Check WODAPIDBEXTURL and what stands in front of it."
-        return Away(words, f"{self._wire.base}{path}: {what}")
+        return Away(words, f"{self._wire.shown_base}{path}: {what}")
 
 
 def _in_words(path: str) -> str:

@@ -43,6 +43,7 @@ class Trouble(Exception):
         slow: whether WODAPIDBTIMEOUT was waited out.
         silent: whether that was for an answer.
         after: seconds that the service asked us to wait.
+        told: the service's own text, uncut, as secrets are looked for in the whole of it; comes after `cause`.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Trouble(Exception):
         slow: bool = False,
         silent: bool = False,
         after: float | None = None,
+        told: str = "",
     ) -> None:
         super().__init__(words)
         self.words, self.cause, self.away, self.after = words, cause, away, after
-        self.slow, self.silent = slow or silent, silent
+        self.slow, self.silent, self.told = slow or silent, silent, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,11 @@ def certificates(url: str, options: str) -> ssl.SSLContext | bool:
         raise Failed(told, f"{file}: {error}") from error
 
 
+def plain_url(url: str) -> str:
+    """A URL as it may be shown: without a user and a password in it (RFC 3986, 3.2.1)."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+
+
 def shown(text: str) -> str:
     """The beginning of a text on one line, printable."""
     line = " ".join(text[: 4 * SHOWN].split())
@@ -151,6 +158,7 @@ class Wire:
 
     def __init__(self, settings: Settings) -> None:
         self.base = settings.WODAPIDBEXTURL.rstrip("/")
+        self.shown_base = plain_url(self.base)
         self.closing = threading.Event()
         self._timeout = settings.WODAPIDBTIMEOUT
         most = max(CONNECTIONS, settings.WODWORKERS + 8)
@@ -221,10 +229,10 @@ def sense(response: httpx.Response, text: str) -> Answer:
         data, is_json = None, False
     if status in BUSY or status >= 500:
         after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
-        raise Trouble(f"it answers {status}", f"{status} {shown(text)}", away=status in GATEWAY, after=after)
+        raise Trouble(f"it answers {status}", str(status), away=status in GATEWAY, after=after, told=text)
     foreign = status >= 400 and text.lstrip()[:1] == "<"  # the API-DB itself sends no pages
     if 300 <= status < 400 or foreign or (status < 300 and not is_json):
         kind = response.headers.get("content-type", "no type")
         words = f"what answers with {status} is not the API-DB: check WODAPIDBEXTURL and what stands in front of it"
-        raise Trouble(words, f"{status}, {kind}: {shown(text)}")
+        raise Trouble(words, f"{status}, {kind}:", told=text)
     return Answer(status, data, text)

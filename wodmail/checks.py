@@ -102,6 +102,9 @@ def _urls(settings: Settings) -> Iterator[Problem]:
             yield Problem(name, f"must begin with {' or '.join(f'{scheme}://' for scheme in known)} and name a host")
     if not set(settings.WODLDAPSRVNAME).isdisjoint("/ @"):
         yield Problem("WODLDAPSRVNAME", "must be a host's name or address alone; the port belongs in WODLDAPPORT")
+    for name in ("WODAPIDBEXTURL", "WODBEAPIURL"):
+        if "@" in getattr(settings, name).partition("://")[2].partition("/")[0]:
+            yield Problem(name, "must not hold a user or a password, which scripts and programs would show; remove it")
     if settings.WODAPIDBEXTURL and not settings.WODAPIDBEXTURL.rstrip("/").endswith("/api"):
         yield Problem("WODAPIDBEXTURL", "must end in /api")
 

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from wodmail.errors import Away, Failed, NotLetIn, Temporary
+from wodmail.errors import Away, Failed, NotLetIn, Overtaken, Temporary
+from wodmail.jobs import atwork
 from wodmail.model import Write
 from wodmail.secretstore import Secrets
 
 if TYPE_CHECKING:  # the tables are not for everybody: scripts ask by processes that have to start quickly
+    from wodmail.overtaken import Later
     from wodmail.writes import KeptWrites
 
 log = structlog.get_logger("wodmail.delivery")
 
 NOTE = "kept: the API-DB is away; delivered when it is back"
 BEHIND = "kept behind earlier ones; delivered when the API-DB takes them"
+UNREAD = "kept until the mails that wait here have been read; delivered then unless they say otherwise"
+ACTIVE = {"active": True}
 COURIERS = 4  # a write that hangs holds up one of them
 EVERY = 0.5  # seconds between two looks for lanes that are due
 AFTER_FAULT = 2.0
@@ -51,13 +55,20 @@ class Writes:
         api: sends them.
         secrets: turns references into passwords.
         kept: where they are kept; without one they fail with `Away` instead.
+
+    Attributes:
+        agrees: says whether a mail's participant, student and workshop (None to ignore it) belong together in the
+            API-DB now; raises as a read does.
+        back: set when the API-DB has come back.
     """
 
     def __init__(self, api: Putter, secrets: Secrets, kept: KeptWrites | None) -> None:
         self._api, self._secrets, self._kept = api, secrets, kept
         self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._unread = threading.Event()
         self.back = threading.Event()
+        self.agrees: Callable[[int, int, str | None], bool] = lambda _participant, _student, _workshop: True
 
     def write(self, write: Write) -> str:
         """Send it, or keep it when that can't be done now or older ones of its lane still wait.
@@ -66,7 +77,8 @@ class Writes:
             empty when it was delivered, else words for the transcript.
 
         Raises:
-            Failed: the API-DB refuses it.
+            Failed: the API-DB refuses it, or its student's password before it.
+            Overtaken: it is active=true, and the participant was given up or ended meanwhile.
             Away: it can't be sent and there is nowhere to keep it.
         """
         if self._kept is None:
@@ -76,7 +88,12 @@ class Writes:
             if self._kept.last(write.lane) is not None:
                 self._kept.keep(write, "")
                 return BEHIND
+            if self._unread.is_set() and write.body == ACTIVE:
+                self._kept.keep(write, "")
+                return UNREAD
             try:
+                if write.body == ACTIVE:
+                    self._look(self._kept, write, atwork.current().job)
                 self._send(write, None)
             except Away as error:
                 self._kept.keep(write, error.operator)
@@ -108,10 +125,15 @@ class Writes:
 
     # -- delivering -------------------------------------------------------------------------------------------
 
+    def hold(self) -> None:
+        """Until `begin`, what the mails that wait could overtake is kept, and nothing kept should be delivered."""
+        self._unread.set()
+
     def begin(self) -> None:
-        """A new life: every kept write may be tried at once."""
+        """A new life, whose mails have been read: every kept write may be tried at once."""
         if self._kept is not None:
             self._kept.try_all_now()
+        self._unread.clear()
 
     def due(self) -> list[str]:
         """Lanes with kept writes that may be tried, the oldest first."""
@@ -133,16 +155,17 @@ class Writes:
         return settled
 
     def _deliver(self, kept: KeptWrites, row: dict[str, Any]) -> bool:
-        if kept.overtaken(row):
-            kept.strike_off(row)
-            log.warning("write-overtaken", path=row["path"], request=row["request"])
-            return True
+        write = kept.meant(row)
         try:
-            self._send(kept.meant(row), 1)
+            self._look(kept, write, row["job"])
+            self._send(write, 1)
         except (Away, NotLetIn) as error:
             if isinstance(error, NotLetIn) or not self._api.away:
                 kept.defer(row, error)
             return False
+        except Overtaken as error:
+            kept.overtake(row, error)
+            return True
         except Failed as error:
             kept.refuse(row, error)
             return True
@@ -150,6 +173,39 @@ class Writes:
         seconds = round(time.time() - float(row["kept_at"]), 1)
         log.info("write-delivered", path=row["path"], request=row["request"], seconds=seconds)
         return True
+
+    def _look(self, kept: KeptWrites, write: Write, job: int) -> None:
+        """Right before a write is sent: must it not be?
+
+        Raises:
+            Overtaken: the frontend has gone on without it.
+            Failed: it is active=true, and with it the frontend would mail a password that was refused.
+            Away, NotLetIn: that can't be found out now.
+        """
+        if write.body == ACTIVE and kept.password_refused(write.lane, job):
+            words = "The API-DB refused the student's new password after it had been kept"
+            raise Failed(f"{words}, so the participant is not set active: a wrong password would be mailed.")
+        found = self._overtaken_by(kept.later(write, job))
+        if found is not None:
+            fields = ", ".join(f"{name}={str(value).lower()}" for name, value in write.body.items())
+            log.warning("write-overtaken", path=write.path, by=str(found))
+            words = f"The API-DB was not told {fields} ({write.path}): {found} came since"
+            raise Overtaken(f"{words}. Send the mail of this request anew if that is wrong.")
+
+    def _overtaken_by(self, later: list[Later]) -> Later | None:
+        """The first of these mails that is right: it was validated, or the API-DB says so now.
+
+        It is asked rather than waited for: their validation may wait for the very write that waits for them.
+        """
+        for found in later:
+            try:
+                if found.checked or self.agrees(found.participant, found.student, found.workshop):
+                    return found
+            except NotLetIn:
+                raise
+            except Failed as error:  # no reason to refuse the write
+                raise Away(error.sender, error.operator) from error
+        return None
 
 
 class Couriers:
@@ -166,16 +222,20 @@ class Couriers:
         self._busy: set[str] = set()
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._started = False
         work = [self._dispatch, *[self._carry] * COURIERS]
         self._threads = [threading.Thread(target=part, name="writes", daemon=True) for part in work]
 
     def start(self) -> None:
-        """Deliver from now on, what the last life left first.
+        """Deliver from now on, what the last life left first; not before its mails have been read. Once is enough.
 
         Raises:
             Temporary: the database can't be reached.
         """
+        if self._started:
+            return
         self._writes.begin()
+        self._started = True
         for thread in self._threads:
             thread.start()
 

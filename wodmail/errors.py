@@ -51,6 +51,10 @@ class Failed(WodmailError):
         self.output = output
 
 
+class Overtaken(Failed):
+    """A write must not be made any more: a later mail shows that the frontend has gone on without it."""
+
+
 class NotLetIn(Failed):
     """A service refuses our account or what it may do: no call will work before an operator has mended that."""
 

@@ -18,7 +18,7 @@ import httpx
 import structlog
 
 from wodmail import __version__
-from wodmail.apidbwire import certificates, retry_after, retry_pause, shown
+from wodmail.apidbwire import certificates, plain_url, retry_after, retry_pause, shown
 from wodmail.errors import Failed, Temporary
 from wodmail.schema import Settings
 
@@ -48,11 +48,6 @@ def api_url(written: str) -> str:
     """
     base = written.rstrip("/")
     return base.removesuffix("/hub/api").removesuffix("/hub") + "/hub/api"
-
-
-def _plain(url: str) -> str:
-    """The URL as it may be shown: without a user and a password in it."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 class Outage:
@@ -102,6 +97,7 @@ class Wire:
 
     def __init__(self, settings: Settings) -> None:
         self.base = api_url(settings.WODBEAPIURL)
+        self._shown_base = plain_url(self.base)
         self.patience = settings.WODHUBPATIENCE
         self._token = settings.WODBETOKEN
         self._longest = settings.WODHUBTIMEOUT
@@ -195,18 +191,18 @@ class Wire:
     # -- between tries ----------------------------------------------------------------------------------------
 
     def _pause_while_away(self, what: str, left: float, tries: int, *, news: bool) -> None:
-        cause = self._clean(f"{_plain(self.base)}: {what}")
+        cause = self._clean(f"{self._shown_base}: {what}")
         if news:
             log.warning("service-away", service="JupyterHub", cause=cause)
         if left <= 0:
-            words = f"JupyterHub is away ({what}): check WODBEAPIURL ({_plain(self.base)}) and that the hub runs."
+            words = f"JupyterHub is away ({what}): check WODBEAPIURL ({self._shown_base}) and that the hub runs."
             raise Temporary(self._without_token(words), f"{cause} (tries: {tries})")
         self.wait(min(retry_pause(tries, random.random()), left))  # noqa: S311 - any chance will do
 
     def _wait_while_busy(self, response: httpx.Response, tries: int, left: float) -> None:
         if left <= 0:
             words = f"JupyterHub is too busy, for {self._longest:g} s now: {self._answer(response).words}"
-            raise Temporary(words, f"{_plain(self.base)}: 429 (tries: {tries})")
+            raise Temporary(words, f"{self._shown_base}: 429 (tries: {tries})")
         asked = retry_after(response.headers.get("retry-after"), datetime.now(UTC)) or 0.0
         self.wait(min(max(asked, retry_pause(tries)), left))
 
@@ -229,12 +225,12 @@ class Wire:
         """
         answer = self._answer(response)
         told = f"{answer.status} {answer.words}"
-        operator = f"{method} {_plain(self.base)}{path}: {told}"
+        operator = f"{method} {self._shown_base}{path}: {told}"
         if answer.status in (401, 403):
             words = f"JupyterHub doesn't let wodmail do that ({told}): check WODBETOKEN and the scopes of its service."
             raise Failed(words, operator)
         if 300 <= answer.status < 400:
-            words = f"What answers at WODBEAPIURL ({_plain(self.base)}) is no JupyterHub ({told}): check that URL."
+            words = f"What answers at WODBEAPIURL ({self._shown_base}) is no JupyterHub ({told}): check that URL."
             raise Failed(words, operator)
         if answer.status >= 400 and answer.status not in (400, 404, 409, 500):
             raise Failed(f"JupyterHub refuses {method} {path}: {told}", operator)

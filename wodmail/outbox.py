@@ -20,7 +20,7 @@ from wodmail.mail.send import Sender
 from wodmail.model import State
 from wodmail.requests import forget_secrets
 from wodmail.store import mails, requests
-from wodmail.writes import WRITE_FAILED, described
+from wodmail.writes import TOLD, described
 
 log = structlog.get_logger("wodmail.outbox")
 
@@ -155,8 +155,8 @@ class Outbox:
             return reply.render_budget_notice(self._settings, data, datetime.fromtimestamp(time.time() + HOUR, UTC))
         if kind == alarms.KIND:
             return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60))
-        if kind == WRITE_FAILED:
-            return reply.render_write_failed(self._settings, data, described(self._store, row["round"]))
+        if kind in TOLD:
+            return reply.render_write(self._settings, data, kind, described(self._store, row["round"]))
         if kind == "credentials":
             return self._credentials(row, request, data)
         return reply.render_result(self._settings, data)

@@ -149,6 +149,8 @@ class Server:
         self.outbox = Outbox(self.services, Sender(settings), self._make_way)
         self.writes = writes_of(parts.registry)
         self.couriers = Couriers(self.writes, self._write_settled) if self.writes is not None else None
+        if self.writes is not None:
+            self.writes.hold()  # the mails that wait in the spool may say that a write is out of date
         self.listener = Listener(settings, self.spool, self._mail_stored) if door else None
         self._mailer = threading.Thread(target=self._mail_loop, name="outbox", daemon=True)
 
@@ -169,8 +171,6 @@ class Server:
         self.engine.on_change(self._changed)
         self.engine.start()
         self._mailer.start()
-        if self.couriers is not None:
-            self.couriers.start()
         if self.listener is not None:
             self.listener.start()
         log.info("server-ready", version=__version__, door=self.listener.port if self.listener else None)
@@ -251,6 +251,8 @@ class Server:
             if self.intake.run(self._stopping.is_set):
                 self._due.set()
                 return False
+            if self.couriers is not None and not self._stopping.is_set():
+                self.couriers.start()
         except Temporary as error:
             log.warning("service-away", cause=error.operator)
             self._stopping.wait(1.0)
@@ -307,6 +309,8 @@ class Server:
             ended = self.services.children.end_all()
             log.warning("children-ended", processes=ended)
             self.services.hub.close()  # whoever waits for it runs again at the next start
+            if self.writes is not None:
+                self.services.registry.close()
             self.engine.drain(UNWIND)
         if self.listener is not None:
             self.listener.stop()
@@ -314,6 +318,7 @@ class Server:
             self.couriers.stop()
         self._mailer.join(timeout=5.0)
         self.engine.stop()
+        self.services.registry.close()
         self.services.store.close()
         self.lock.release()
         log.info("server-stopped")

@@ -13,17 +13,22 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from wodmail import overtaken
 from wodmail.errors import Failed, WodmailError
 from wodmail.jobs import atwork
-from wodmail.model import Action, Write
+from wodmail.model import Write
+from wodmail.overtaken import Later
 from wodmail.secretstore import job_of
-from wodmail.store import Store, iso, jobs, mails, requests, writes
+from wodmail.store import Store, iso, mails, requests, writes
 
 log = structlog.get_logger("wodmail.writes")
 
-KEPT, FAILED = "kept", "failed"
+KEPT, FAILED, OVERTAKEN = "kept", overtaken.REFUSED, "overtaken"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-WRITE_FAILED = "write-failed"
+STUCK_AFTER = 65  # tries in vain, which take an hour
+WRITE_FAILED, WRITE_OVERTAKEN, WRITE_STUCK = "write-failed", "write-overtaken", "write-stuck"
+TOLD = (WRITE_FAILED, WRITE_OVERTAKEN, WRITE_STUCK)
+"""The kinds of mails about a write; each has the write's number as its round."""
 
 
 def _write(row: dict[str, Any]) -> Write:
@@ -51,7 +56,7 @@ def kept(store: Store, request: int | None = None) -> int:
 
 
 def of_request(store: Store, request: int) -> list[dict[str, Any]]:
-    """A request's writes that are kept or have failed, in order; no password and no reference to one."""
+    """A request's writes that are kept, refused or overtaken, in order; no password and no reference to one."""
     rows = store.rows(sa.select(writes).where(writes.c.request == request).order_by(writes.c.id))
     return [_described(row) for row in rows]
 
@@ -84,7 +89,7 @@ class KeptWrites:
 
     Args:
         store: the database.
-        monitor: WODMONITOR, told of a write that is refused in the end; empty for nobody.
+        monitor: WODMONITOR, told of a write that is refused, overtaken or can't be delivered; empty for nobody.
     """
 
     def __init__(self, store: Store, monitor: str = "") -> None:
@@ -147,50 +152,49 @@ class KeptWrites:
         log.warning("write-kept", lane=write.lane, path=write.path, cause=cause)
 
     def strike_off(self, row: dict[str, Any]) -> None:
-        """It was delivered, or nobody needs it any more."""
+        """It was delivered."""
         with self._store.transaction() as connection:
             connection.execute(writes.delete().where(writes.c.id == row["id"]))
 
     def defer(self, row: dict[str, Any], error: WodmailError) -> None:
-        """It can't be delivered now though the service is there; other lanes may go on."""
+        """It can't be delivered now though the service is there; other lanes may go on.
+
+        After an hour of that WODMONITOR is told, once.
+        """
         tries = row["tries"] + 1
         pause = pause_after(tries)
-        with self._store.transaction() as connection:
-            values = {"tries": tries, "next_try": time.time() + pause, "error": error.operator}
-            connection.execute(writes.update().where(writes.c.id == row["id"]).values(**values))
+        values = {"tries": tries, "next_try": time.time() + pause, "error": error.operator}
+        self._change(row, values, WRITE_STUCK if tries == STUCK_AFTER else "")
         log.warning("write-deferred", path=row["path"], request=row["request"], cause=error.operator, again_in=pause)
 
     def refuse(self, row: dict[str, Any], error: WodmailError) -> None:
         """It was refused. Nobody waits for it any more, so WODMONITOR is told."""
-        with self._store.transaction() as connection:
-            values = {"state": FAILED, "error": error.operator, "tries": row["tries"] + 1, "settled_at": time.time()}
-            connection.execute(writes.update().where(writes.c.id == row["id"]).values(**values))
-            known = connection.execute(sa.select(requests.c.id).where(requests.c.id == row["request"])).first()
-            if self._monitor and known is not None:
-                mail = {"request": row["request"], "backend": self._store.backend, "kind": WRITE_FAILED}
-                more = {"round": row["id"], "recipient": self._monitor, "state": "due", "job": row["job"]}
-                connection.execute(mails.insert(), {**mail, **more})
+        self._settle(row, FAILED, error.operator, WRITE_FAILED)
         log.error("write-failed", path=row["path"], request=row["request"], cause=error.operator)
 
-    def overtaken(self, row: dict[str, Any]) -> bool:
-        """Whether a later mail shows that the frontend has gone on without it, so that it would do harm now.
+    def overtake(self, row: dict[str, Any], error: WodmailError) -> None:
+        """It is out of date and will never be delivered; WODMONITOR is told."""
+        self._settle(row, OVERTAKEN, error.operator, WRITE_OVERTAKEN)
 
-        active=true is overtaken by a CLEANUP, RESET or PURGE of that participant: the frontend has given it up or
-        ended it. assigned=false is overtaken by a CREATE with a participant for that student: the first try had
-        arrived after all, and the seat was given out again.
-        """
-        write = _write(row)
-        student = write.lane.removeprefix("student ")
-        if not row["job"] or not student.isdecimal():
-            return False
-        later = sa.select(jobs.c.id).where(jobs.c.backend == self._store.backend, jobs.c.id > row["job"])
-        if write.body == {"active": True}:
-            participant = int(write.path.rpartition("/")[2])
-            ends = [Action.CLEANUP.value, Action.RESET.value, Action.PURGE.value]
-            later = later.where(jobs.c.participant == participant, jobs.c.action.in_(ends))
-        elif write.body == {"assigned": False}:
-            its = jobs.c.students == json.dumps([int(student)])
-            later = later.where(jobs.c.action == Action.CREATE.value, jobs.c.participant != 0, its)
-        else:
-            return False
-        return self._store.row(later.limit(1)) is not None
+    def _settle(self, row: dict[str, Any], state: str, why: str, kind: str) -> None:
+        values = {"state": state, "error": why, "tries": row["tries"] + 1, "settled_at": time.time()}
+        self._change(row, values, kind)
+
+    def _change(self, row: dict[str, Any], values: dict[str, Any], kind: str) -> None:
+        """Change a row; the mail about it, if any, becomes due in the same transaction."""
+        with self._store.transaction() as connection:
+            connection.execute(writes.update().where(writes.c.id == row["id"]).values(**values))
+            if not kind or not self._monitor:
+                return
+            if connection.execute(sa.select(requests.c.id).where(requests.c.id == row["request"])).first() is None:
+                return
+            mail = {"request": row["request"], "backend": self._store.backend, "kind": kind, "round": row["id"]}
+            connection.execute(mails.insert(), {**mail, "recipient": self._monitor, "state": "due", "job": row["job"]})
+
+    def later(self, write: Write, job: int) -> list[Later]:
+        """See `overtaken.later`."""
+        return overtaken.later(self._store, write, job)
+
+    def password_refused(self, lane: str, job: int) -> bool:
+        """See `overtaken.password_refused`."""
+        return overtaken.password_refused(self._store, lane, job)

@@ -4,143 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from click.testing import CliRunner
 
 from tests import databases
-from tests.apidb.site import ApiDbSite
 from tests.apidb.state import shown
-from tests.e2e.harness import SENDER, Deployment
+from tests.office import WORD, Office, opened
 from tests.support import wait_until
-from wodmail import breaker, delivery, requests, store, writes
+from wodmail import breaker, delivery, requests, writes
 from wodmail.cli.root import root
-from wodmail.delivery import BEHIND, NOTE, Couriers, Writes
+from wodmail.delivery import BEHIND, NOTE, Writes
 from wodmail.errors import Away, Failed, Refused
-from wodmail.jobs.atwork import at_work
-from wodmail.jobs.services import Services
-from wodmail.logs import Masker
 from wodmail.mail.send import Sender
 from wodmail.model import State, Write
 from wodmail.outbox import Outbox
-from wodmail.registry.apidb import ApiDbRegistry
-from wodmail.requests import NewRequest, accept
-from wodmail.server import Server, build_services
-
-WORD = "Werty123"
-
-
-class Office:
-    """Services on one database beside a stand-in of the API-DB; students 1-9, participants 50 + student."""
-
-    def __init__(self, folder: Path, url: str, api: ApiDbSite) -> None:
-        self.api = api
-        keys = {"WODAPIDBTIMEOUT": 0.4, "WODAPIDBRETRIES": 0, "WODMONITOR": "monitor@localhost", "WODRETENTION": 1}
-        self.site = Deployment(folder, url, **keys, **api.keys)
-        self.site.workshop("WKSHP-Test")
-        self.masker = Masker()
-        self.services: Services = build_services(self.site.settings, self.masker)
-        self.services.store.migrate()
-        assert isinstance(self.services.registry, ApiDbRegistry)
-        self.registry = self.services.registry
-        self.writes = self.registry.writes
-        self.started: list[Couriers] = []
-
-    def job(self, student: int) -> tuple[int, int]:
-        """A request with its job that has a password; returns both numbers."""
-        new = NewRequest(
-            spool_key=f"{time.time_ns()}",
-            state=State.WAITING,
-            received_at=time.time(),
-            action="CLEANUP",
-            students=(student,),
-            participant=50 + student,
-            workshop="WKSHP-Test",
-            subject=f"CLEANUP {student} {50 + student}",
-            sender=SENDER,
-        )
-        with self.services.store.transaction() as connection:
-            number = accept(connection, self.services.store.backend, new)
-            query = sa.select(store.jobs.c.id).where(store.jobs.c.request == number)
-            job = int(connection.execute(query).scalar_one())
-        self.services.passwords.put(job, student, WORD)
-        return number, job
-
-    @contextmanager
-    def at_work(self, student: int) -> Iterator[tuple[int, int]]:
-        """As in a step of a job of that student."""
-        request, job = self.job(student)
-        with at_work(request, job):
-            yield request, job
-
-    def cleanup(self, student: int, job: int) -> list[str]:
-        """What a CLEANUP tells, in its order; returns the notes."""
-        registry, participant = self.registry, 50 + student
-        return [
-            registry.set_password(student, self.services.passwords.reference(job, student)),
-            registry.set_completion(participant, 83, student),
-            registry.free_seat(student),
-            registry.set_cleaned(participant, student),
-        ]
-
-    def kept(self) -> list[dict[str, Any]]:
-        """The table."""
-        return self.services.store.rows(sa.select(store.writes).order_by(store.writes.c.id))
-
-    def await_back(self) -> None:
-        """Ask until the API-DB answers."""
-
-        def answers() -> bool:
-            try:
-                return not self.registry.is_clean(51)
-            except Away:
-                return False
-
-        wait_until(answers, what="the API-DB to be back")
-
-    def deliver_until(self, done: Callable[[], object]) -> None:
-        """Rounds until something is true; the breaker lets one try through now and then."""
-
-        def round_() -> object:
-            self.deliver()
-            return done()
-
-        wait_until(round_, what="the delivery")
-
-    def deliver(self) -> None:
-        """One round in this thread."""
-        for lane in self.writes.due():
-            for request in self.writes.deliver(lane):
-                requests.forget_secrets(self.services, request)
-
-    def start(self) -> None:
-        """As the server does."""
-        found = Couriers(self.writes, lambda request: requests.forget_secrets(self.services, request))
-        self.started.append(found)
-        found.start()
-
-
-@contextmanager
-def opened(kind: str, folder: Path) -> Iterator[Office]:
-    with (
-        databases.fresh(kind, folder) as url,
-        ApiDbSite(folder, base=1000, absent="hang") as api,
-    ):
-        api.add_students(range(1, 10))
-        api.add_workshop("WKSHP-Test", id=5)
-        for student in range(1, 10):
-            api.add_customer("WKSHP-Test", student, id=50 + student)
-        made = Office(folder, "" if kind == "sqlite" else url, api)
-        yield made
-        for found in made.started:
-            found.stop()
-        made.registry.close()
-        made.services.store.close()
+from wodmail.server import Server
 
 
 @pytest.fixture(autouse=True)
@@ -388,48 +270,3 @@ def test_show_and_ping_tell_of_them(office: Office) -> None:
     assert server._facts()["writes kept"] == 4
     assert WORD not in told + json.dumps(data)
     assert "secret:" not in told + json.dumps(data)
-
-
-def later(office: Office, action: str, student: int, participant: int) -> None:
-    """A mail that came after the job whose write is kept; its job has ended, too."""
-    new = NewRequest(
-        spool_key=f"{time.time_ns()}",
-        state=State.WAITING,
-        received_at=time.time(),
-        action=action,
-        students=(student,),
-        participant=participant,
-        workshop="WKSHP-Test",
-        subject=f"{action} {student} {participant}",
-        sender=SENDER,
-    )
-    with office.services.store.transaction() as connection:
-        number = accept(connection, office.services.store.backend, new)
-        job = connection.execute(sa.select(store.jobs.c.id).where(store.jobs.c.request == number)).scalar_one()
-    requests.finish_job(office.services, int(job), State.DONE)
-
-
-@pytest.mark.parametrize(
-    ("action", "student", "participant", "sent"),
-    [
-        ("CLEANUP", 3, 53, [False]),
-        ("PURGE", 3, 53, [False]),
-        ("CLEANUP", 3, 54, [True, False]),
-        ("CREATE", 3, 54, [True]),
-        ("CREATE", 3, 0, [True, False]),
-        ("CREATE", 4, 54, [True, False]),
-    ],
-)
-def test_what_the_frontend_has_gone_on_without_is_not_delivered(
-    office: Office, action: str, student: int, participant: int, sent: list[bool]
-) -> None:
-    """Late, active=true would undo the frontend's giving up, and assigned=false would free a seat given out again."""
-    office.api.stop()
-    with office.at_work(3):
-        office.registry.set_active(53, 3)
-        office.registry.free_seat(3)
-    later(office, action, student, participant)
-    office.api.start()
-    office.deliver_until(lambda: not office.kept())
-    values = [value for _, body in office.api.puts() for value in body.values()]
-    assert values == sent

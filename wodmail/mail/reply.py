@@ -46,10 +46,16 @@ __all__ = [
     "render_plan",
     "render_refusal",
     "render_result",
-    "render_write_failed",
+    "render_write",
     "result_json",
     "should_reply",
 ]
+
+_WRITES = {
+    "write-failed": "a write to the API-DB was refused",
+    "write-overtaken": "a write to the API-DB was out of date",
+    "write-stuck": "a write to the API-DB can't be delivered",
+}
 
 
 def render_result(settings: Settings, data: ReplyData) -> EmailMessage:
@@ -152,16 +158,17 @@ def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessag
     )
 
 
-def render_write_failed(settings: Settings, data: ReplyData, write: Mapping[str, object]) -> EmailMessage:
-    """The mail that tells WODMONITOR of a kept write that the API-DB has refused in the end.
+def render_write(settings: Settings, data: ReplyData, kind: str, write: Mapping[str, object]) -> EmailMessage:
+    """The mail that tells WODMONITOR what became of a kept write.
 
     Args:
         settings: see `render_result`.
         data: the request.
+        kind: one of `writes.TOLD`.
         write: path, fields, kept and error, as `writes.described` gives them.
     """
-    text = _render("write-failed", data=data, write=write)
-    return _reply(settings, data, "write-failed", f"Re: {data.quoted}: a write to the API-DB was refused", text)
+    text = _render(kind, data=data, write=write)
+    return _reply(settings, data, kind, f"Re: {data.quoted}: {_WRITES[kind]}", text)
 
 
 def _reply(settings: Settings, data: ReplyData, kind: str, subject: str, text: str) -> EmailMessage:

@@ -43,6 +43,7 @@ class ApiDbRegistry:
         self.api, self.catalog, self.writes = api, catalog, writes
         self._base = settings.WODBASESTDID
         self._students = (settings.WODUSERMIN, settings.WODUSERMAX)
+        writes.agrees = self.agrees
         self._workshops: Shared[list[Row]] = Shared(lambda: api.rows("/workshops", unnamed=True))
         self._customers: Shared[list[Row]] = Shared(lambda: api.rows("/customers"))
 
@@ -96,14 +97,9 @@ class ApiDbRegistry:
         id_ = self._id(student)
         if participant == 0:
             return
-        row = self._customer(participant)
-        if row.student_id != id_:
-            has = f"student {row.student_id - self._base}" if row.student_id else "no student"
-            raise Refused(f"participant {participant} has {has}, not student {student}; nothing was changed")
-        wanted = folder_name(workshop) if workshop else None
-        if wanted is not None and row.workshop != wanted:
-            has = f"workshop {row.workshop}" if row.workshop else "no workshop"
-            raise Refused(f"participant {participant} has {has}, not {wanted}; nothing was changed")
+        differs = self._differs(self._customer(participant), student, workshop)
+        if differs:
+            raise Refused(f"participant {participant} {differs}; nothing was changed")
         # Who registered last has the seat, active or not yet; one before may have been purged and still be "active".
         later = [found for found in self._at(id_) if found.id > participant and not found.cleaned]
         if later:
@@ -111,6 +107,30 @@ class ApiDbRegistry:
             state = "is active" if later[-1].active else "registered later"
             words = f"student {student} now belongs to participant {later[-1].id}, who {state}"
             raise Refused(f"{words}, not to participant {participant}; nothing was changed")
+
+    def agrees(self, participant: int, student: int, workshop: str | None) -> bool:
+        """Whether the participant's row names that student and workshop (any when None) now.
+
+        Raises:
+            Away: the API-DB can't be asked.
+            Failed: it says no, but for a row that isn't there.
+        """
+        try:
+            row = self.api.row(f"/customers/{participant}", tries=1)
+        except NoRow:
+            return False
+        return not self._differs(Customer.of(row), student, workshop)
+
+    def _differs(self, row: Customer, student: int, workshop: str | None) -> str:
+        """In what a participant's row is another than a mail says; empty when in nothing."""
+        if row.student_id != student + self._base:
+            has = f"student {row.student_id - self._base}" if row.student_id else "no student"
+            return f"has {has}, not student {student}"
+        wanted = folder_name(workshop) if workshop else None
+        if wanted is not None and row.workshop != wanted:
+            has = f"workshop {row.workshop}" if row.workshop else "no workshop"
+            return f"has {has}, not {wanted}"
+        return ""
 
     def participant_student(self, participant: int) -> int:
         """See `Registry.participant_student`; a student of another backend counts as none."""

@@ -128,6 +128,9 @@ class Registry(Protocol):
         Args:
             participant: who begins.
             student: the seat, for registries that know seats without participants; 0 when not of interest.
+
+        Raises:
+            Overtaken: a later mail has ended that participant's work.
         """
         ...
 
@@ -141,4 +144,8 @@ class Registry(Protocol):
 
     def session_token(self) -> str:
         """The token that workshop scripts find as `accessToken`; empty where none is needed."""
+        ...
+
+    def close(self) -> None:
+        """Give the connections back; calls that wait fail with `Temporary`, and nothing may be asked afterwards."""
         ...
