@@ -49,6 +49,13 @@ setsid sh -c 'trap "" TERM HUP; while :; do
     mkdir .ssh && cp /srv/own.pub .ssh/authorized_keys; ln -s /srv/victim .ssh; ln -s /srv/victim/passwd .profile
 done' >/dev/null 2>&1 </dev/null &
 """
+# Ends and stops whatever the student may end or stop, but for itself.
+FIGHTER = """
+setsid setpriv --reuid={uid} --regid={uid} --clear-groups bash -c 'trap "" TERM HUP
+    touch /tmp/fights
+    while :; do kill -STOP -1; kill -KILL -1; done' >/dev/null 2>&1 </dev/null &
+until [ -e /tmp/fights ]; do sleep 0.02; done
+"""
 
 # Answer at once, for more students than there are accounts.
 FUNCTIONS = """
@@ -264,6 +271,15 @@ def test_what_is_planted_there_gains_nothing(
         assert f"student{SECOND}" not in acl
         assert lab.shell(lab.base, f"find {HOME} -type l; ls -A {HOME} | wc -l") == "4\n"
         assert lands(FIRST, lab.base) == f"student{FIRST} appliance1"
+
+
+def test_what_fights_back_there_is_ended(site: LinuxDeployment, lab: Appliances, tree: Path, home: Path) -> None:
+    lab.shell(lab.base, FIGHTER.format(uid=UIDS + FIRST))
+    running = f"pgrep -u {UIDS + FIRST} || :"
+    assert lab.shell(lab.base, running) != ""
+    status, _, err = run(site, tree, "reset-appliance", WODRTARGET=lab.base)
+    assert status == 0, err
+    assert lab.shell(lab.base, running) == ""
 
 
 def test_a_key_that_leads_elsewhere_is_not_sent(site: LinuxDeployment, lab: Appliances, tree: Path, home: Path) -> None:
