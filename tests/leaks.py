@@ -64,14 +64,16 @@ class Sampler:
         environ: says of which processes (process id, command line) the environment is looked at; of none by default,
             because workshop scripts are given secrets there, which only their own user can read.
         ignore: says which processes (process id, command line) are not looked at, e.g. a program compiled by shc.
+        pause: seconds between two looks; longer where it goes on for a whole file of tests.
     """
 
     def __init__(
         self,
         environ: Callable[[int, bytes], bool] = lambda _pid, _line: False,
         ignore: Callable[[int, bytes], bool] = lambda _pid, _line: False,
+        pause: float = PAUSE,
     ) -> None:
-        self._environ, self._ignore = environ, ignore
+        self._environ, self._ignore, self._pause = environ, ignore, pause
         self._seen: dict[tuple[str, bytes], int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="sampler", daemon=True)
@@ -98,7 +100,7 @@ class Sampler:
         self.stop()
 
     def _look_on(self) -> None:
-        while not self._stop.wait(PAUSE):
+        while not self._stop.wait(self._pause):
             self.look()
         self.look()
 
@@ -173,6 +175,6 @@ def _files(roots: Iterable[Path]) -> Iterator[Path]:
     for root in roots:
         if root.is_file():
             yield root
-        for file in root.rglob("*") if root.is_dir() else ():
-            if file.is_file() and not file.is_symlink():
-                yield file
+        for folder, _, names in os.walk(root):  # which, unlike rglob, does not mind a folder that goes meanwhile
+            files = (Path(folder, name) for name in names)
+            yield from (file for file in files if file.is_file() and not file.is_symlink())

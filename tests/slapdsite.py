@@ -27,6 +27,15 @@ ADMIN = f"cn=Directory Manager,{BASE}"
 ADMIN_PASSWORD = "adm1n-s3cret-4711"
 OLD = "old-passw0rd"
 STUDENTS = (1, 2, 3, 4, 5, 6, 7)
+# The lines that let ADMIN do everything; and the same account as one like others.
+SUPERUSER = f'rootdn "{ADMIN}"\nrootpw {ADMIN_PASSWORD}\n'
+PLAIN_ADMIN = f"""dn: {ADMIN}
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: Directory Manager
+userPassword: {ADMIN_PASSWORD}
+
+"""
 # The second account may read everything, and write nothing.
 READER = f"cn=reader,{BASE}"
 
@@ -174,6 +183,31 @@ class Slapd:
         with (self.folder / "slapd.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, what="slapd's answer")
+
+    @contextmanager
+    def changed(self, *changes: tuple[str, str], ldif: str = "") -> Iterator[None]:
+        """Run it with another configuration meanwhile.
+
+        Args:
+            changes: texts of slapd.conf and what takes their place.
+            ldif: entries that are added, and stay.
+        """
+        file = self.folder / "slapd.conf"
+        text = changing = file.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in changing, old
+            changing = changing.replace(old, new)
+        self.stop()
+        try:
+            file.write_text(changing, encoding="utf-8")
+            if ldif:
+                self.fill(ldif)
+            self.start()
+            yield
+        finally:
+            self.stop()
+            file.write_text(text, encoding="utf-8")
+            self.start()
 
     def _answers(self) -> bool:
         assert self._process is not None

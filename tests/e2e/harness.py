@@ -18,7 +18,9 @@ import yaml
 
 from tests import asuser
 from tests.support import free_port, wait_until
+from wodmail import registry
 from wodmail.config import load
+from wodmail.registry.base import Seat
 from wodmail.schema import Settings
 from wodmail.store import Store, open_store
 
@@ -134,6 +136,24 @@ class Deployment:
     def log(self) -> str:
         """What the servers printed."""
         return (self.folder / "server.log").read_text(encoding="utf-8")
+
+    def trace(self) -> str:
+        """What operators `tail`; empty when nothing was done yet."""
+        file = self.state / ".mail" / "from"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+    def seat(self, student: int) -> Seat:
+        """What the registry knows of a seat."""
+        known = registry.for_settings(load(self.file, files=False))
+        try:
+            return known.seat(student)
+        finally:
+            known.close()
+
+    def untold(self, row: dict[str, Any]) -> bool:
+        """Whether a CREATE failed before anybody was told of the password or let in: the seat is not in use."""
+        later = {step_of(row, name)["state"] for name in ("registry-password", "registry-active", "hub-start")}
+        return (row["state"], later, self.seat(row["students"][0]).active) == ("failed", {"waiting"}, False)
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:
         """SIGTERM, and the exit status."""

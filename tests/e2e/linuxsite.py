@@ -78,8 +78,9 @@ class LinuxDeployment(Deployment):
         return home
 
     def trace(self) -> str:
-        """What operators `tail`."""
-        return (self.folder / "service" / ".mail" / "from").read_text(encoding="utf-8")
+        """What operators `tail`; empty when nothing was done yet."""
+        file = self.folder / "service" / ".mail" / "from"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
 
     def password(self, student: int, action: str = "CREATE") -> str:
         """The password in the newest last line of a job of the student."""
