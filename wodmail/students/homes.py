@@ -7,6 +7,7 @@ Everything is reached from an open descriptor of the home, one name at a time an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import stat
@@ -21,6 +22,7 @@ _NAMED_AT_MOST = 5
 MAX_NOTEBOOKS = 500
 MAX_NOTEBOOK_BYTES = 16 * 1024 * 1024
 MAX_NOTEBOOKS_BYTES = 64 * 1024 * 1024
+MAX_NAMES = 100_000
 MAX_DEPTH = 12
 MAX_SHARED_DEPTH = 64
 
@@ -174,6 +176,7 @@ def unexpected(home: int, allowed: Collection[str]) -> list[str]:
 
 @dataclass(slots=True)
 class _Budget:
+    names: int
     files: int = MAX_NOTEBOOKS
     size: int = MAX_NOTEBOOKS_BYTES
 
@@ -182,7 +185,7 @@ def notebooks(home: int, workshop: str) -> list[tuple[str, bytes]]:
     """The notebooks of one workshop folder in a home, without checkpoints.
 
     Regular files alone are read; links, pipes, unreadable and oversized ones are passed over, as are those beyond
-    500 files, 16 MiB each, 64 MiB in all, or nested deeper than 12 folders.
+    500 files, 16 MiB each, 64 MiB in all, or nested deeper than 12 folders, and all beyond 100,000 names of any kind.
 
     Args:
         home: descriptor of the home.
@@ -195,14 +198,17 @@ def notebooks(home: int, workshop: str) -> list[tuple[str, bytes]]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         folder = os.open(workshop, _FOLDER, dir_fd=home)
         try:
-            _collect(folder, "", _Budget(), found, MAX_DEPTH)
+            _collect(folder, "", _Budget(names=MAX_NAMES), found, MAX_DEPTH)
         finally:
             os.close(folder)
     return sorted(found)
 
 
 def _collect(folder: int, prefix: str, budget: _Budget, found: list[tuple[str, bytes]], depth: int) -> None:
-    for name in sorted(names(folder)):
+    with os.scandir(folder) as entries:
+        looked_at = [entry.name for entry in itertools.islice(entries, budget.names)]
+    budget.names -= len(looked_at)
+    for name in sorted(looked_at):
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
                 if depth and name != ".ipynb_checkpoints":
