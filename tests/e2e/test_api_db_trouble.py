@@ -5,6 +5,7 @@ Each time the sender is told what and what to do, the seat's rows are what they 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,45 @@ def test_down_in_the_middle_writes_are_kept_in_order(make: Callable[..., World])
     row = world.backend.one(f"CLEANUP 7 {number}", "WKSHP-Test")
     assert row["state"] == "done"
     assert world.seat(7, number) == (False, True, True), "active is the frontend's to end"
+
+
+def test_whoever_was_given_up_is_not_set_active(make: Callable[..., World]) -> None:
+    """The frontend gives up a CREATE that takes too long; the CREATE ends all the same, and says what it left out."""
+    world = make()
+    world.api.start()
+    world.backend.start()
+    number = world.participant(7)
+    (world.folder / "hold-7").touch()
+    world.backend.mail(f"CREATE 7 {number}", "WKSHP-Test")
+    world.begun(7)
+    for subject, word in ((f"CLEANUP 7 {number}", "WKSHP-Test"), (f"PURGE [object Promise] {number}", "VOID")):
+        world.backend.mail(subject, word)
+    wait_until(lambda: len(world.backend.requests()) == 3, what="the mails to be taken in")
+    (world.folder / "hold-7").unlink()
+    rows = world.backend.ended(3)
+    assert [row["state"] for row in rows] == ["done", "done", "done"]
+    step = step_of(rows[0], "registry-active")
+    assert step["state"] == "skipped"
+    assert "was not told active=true" in step["warnings"][0]
+    assert f"the CLEANUP of request {rows[1]['id']} came since" in step["warnings"][0]
+    assert world.seat(7, number) == (False, False, True)
+    assert not [body for _, body in world.api.puts() if "active" in body]
+
+
+def test_a_server_that_goes_down_waits_for_no_next_try(make: Callable[..., World]) -> None:
+    world = make(WODDRAIN=0.1)
+    world.api.start()
+    world.api.fault("busy", method="GET", path="^/customers/", seconds=10)
+    server = world.backend.start()
+    number = world.participant(7)
+    world.backend.mail(f"CREATE 7 {number}", "WKSHP-Test")
+    wait_until(lambda: [row for row in world.api.log() if row["status"] == 429], what="a call that will be repeated")
+    began = time.monotonic()
+    world.backend.stop(server)
+    assert time.monotonic() - began < 6, "Retry-After is 10 s"
+    world.api.clear_faults()
+    world.backend.start()
+    assert world.backend.ended(1)[0]["state"] == "done"
 
 
 def test_a_token_that_ends_in_the_middle_is_renewed(make: Callable[..., World]) -> None:

@@ -358,6 +358,34 @@ def test_nothing_secret_in_errors_and_logs() -> None:
     assert WORD in odd.bodies[1].decode()
 
 
+@pytest.mark.parametrize("status", [500, 200])
+def test_a_secret_where_the_text_is_cut_is_not_shown_in_part(status: int) -> None:
+    filler = "x" * (apidbwire.SHOWN - len(WORD) // 2)
+
+    def script(method: str, _path: str, body: bytes) -> bytes:
+        return LOGIN if method == "POST" else oddserver.answer(status, filler + json.loads(body)["password"])
+
+    with oddserver.serving(script) as odd, pytest.raises(Away) as caught:
+        client(odd_keys(odd), WODAPIDBRETRIES=0).put("/student/3", {"password": WORD})
+    assert filler in caught.value.operator
+    assert "xWert" not in caught.value.operator
+
+
+def test_a_user_and_password_in_the_url_are_not_shown(site: ApiDbSite) -> None:
+    """The configuration's check refuses them; whoever calls without it shows none all the same."""
+    api = client({**site.keys, "WODAPIDBEXTURL": site.url.replace("://", "://carol:Sesame-815@")}, WODAPIDBRETRIES=0)
+    with pytest.raises(NoRow) as absent:
+        api.row("/customers/4711")
+    with pytest.raises(Away) as nonsense:
+        api.row("/customers")
+    site.stop()
+    with pytest.raises(Away) as away:
+        api.row("/customers/57")
+    for caught in (absent, nonsense, away):
+        assert site.url in caught.value.operator
+        assert "carol" not in f"{caught.value.sender} {caught.value.operator}"
+
+
 def test_masker_learns_tokens_and_forgets_old_ones(site: ApiDbSite) -> None:
     masker = Masker()
     api = client(site.keys, masker)

@@ -223,3 +223,12 @@ def test_errors_of_several_layers_come_together(tmp_path: Path) -> None:
     text = "WODPOSTPORT: x\nWODPOSTPORT: y\nWODAPIDBUSER: u\nWODNOBO: absent\n"
     found = {problem.path for problem in read(write(tmp_path, text)).problems}
     assert {str(tmp_path / "wod.yml"), "WODPOSTPORT", "WODAPIDBEXTURL", "WODAPIDBUSERPWD", "WODNOBO"} == found
+
+
+@pytest.mark.parametrize("login", ["u:Sesame-815@", "u@"])
+def test_urls_that_are_shown_hold_no_login(tmp_path: Path, login: str) -> None:
+    api = f"WODAPIDBEXTURL: http://{login}api.example.org/api\nWODAPIDBUSER: u\nWODAPIDBUSERPWD: p\n"
+    hub = f"WODBEAPIURL: https://{login}hub.example.org\nWODBETOKEN: t\n"
+    problems = read(write(tmp_path, f"WODSANDBOX: true\n{api}{hub}")).problems
+    assert [problem.path for problem in problems] == ["WODAPIDBEXTURL", "WODBEAPIURL"]
+    assert "815" not in str(problems)
