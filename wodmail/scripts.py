@@ -268,8 +268,8 @@ class Scripts:
         ws = "WKSHP-" + w.partition("-")[2]
         value = str(known.get(f"IP-{w}") or known.get(f"IP-{ws}") or "").strip()
         if not value or value == _NO_ADDRESS:
-            words = f"The address of the appliance of {w} is not configured."
-            raise Failed(words, f"set IP-{w} in group_vars/{self._settings.WODGROUP} (it is {value or 'missing'})")
+            advice = f"set IP-{w} in group_vars/{self._settings.WODGROUP} (it is {value or 'missing'})"
+            raise Failed(f"The address of the appliance of {w} is not configured: {advice}.", advice)
         return value
 
     def _in_catalog(self, w: str) -> Workshop:
@@ -283,13 +283,13 @@ def _nth(w: str, base: str, student: int, workshop: Workshop) -> str:
     try:
         address = ipaddress.IPv4Address(base)
     except ValueError as error:
-        words = f"The address of the appliances of {w} is not usable."
-        raise Failed(words, f"IP-{w} must be an IPv4 address to count from, it is {base!r}") from error
+        advice = f"IP-{w} in group_vars must be an IPv4 address to count from, it is {base!r}"
+        raise Failed(f"The address of the appliances of {w} is not usable: {advice}.", advice) from error
     last = int(address) & 0xFF
     number = last + student - first
     if not 0 < number < 255 or student < first:
-        words = f"There is no appliance for student {student} of {w}."
-        raise Failed(words, f"IP-{w} is {base}, the range begins at {first}: the last number would be {number}")
+        cause = f"IP-{w} is {base}, the range begins at {first}: the last number would be {number}"
+        raise Failed(f"There is no appliance for student {student} of {w}: {cause}.", cause)
     return str(ipaddress.IPv4Address(int(address) - last + number))
 
 

@@ -17,12 +17,16 @@ from tests.e2e.appliancesite import (
     appliance_site,
     container,
     lands,
+    trust,
 )
 from tests.e2e.harness import step_of
 from tests.e2e.linuxsite import LinuxDeployment
+from tests.e2e.watching import watching
 from tests.linux_students import FIRST
+from tests.support import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+SECRETS = {"VAULTPWD": "of-the-vault"}
 CALL = 'set -eu\n. "$WODFUNCTIONS"\n'
 
 
@@ -46,6 +50,13 @@ def site(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
     return both[0]
 
 
+@pytest.fixture(autouse=True)
+def nothing_leaks(site: LinuxDeployment) -> Iterator[None]:
+    """All tests of this file are watched."""
+    with watching(site, SECRETS):
+        yield
+
+
 @pytest.fixture
 def lab(both: tuple[LinuxDeployment, Appliances]) -> Appliances:
     """The appliances."""
@@ -58,11 +69,16 @@ def home(site: LinuxDeployment) -> Path:
     return site.renew_home(FIRST)
 
 
-def reply(site: LinuxDeployment, row: dict[str, object]) -> str:
-    """The text of the result mail that the sender gets."""
-    mails = [mail for mail in site.replies(int(str(row["id"]))) if mail["To"] == site.sender]
-    parts = [part for mail in mails for part in mail.walk() if part.get_content_type() == "text/plain"]
-    return " ".join(str(parts[0].get_payload()).split())
+def reply(site: LinuxDeployment, row: dict[str, object], to: str = "") -> str:
+    """The text of the result mail that the sender, or somebody else, gets."""
+    address = to or site.sender
+    mails = wait_until(
+        lambda: [mail for mail in site.replies(int(str(row["id"]))) if mail["To"] == address], what=f"mail to {address}"
+    )
+    part = next(each for each in mails[0].walk() if each.get_content_type() == "text/plain")
+    text = part.get_payload(decode=True)
+    assert isinstance(text, bytes)
+    return " ".join(text.decode().split())
 
 
 def test_create_lets_in_and_reset_locks_out(site: LinuxDeployment, lab: Appliances, home: Path) -> None:
@@ -110,10 +126,30 @@ def test_no_base_address(site: LinuxDeployment, home: Path, name: str) -> None:
     row = site.one(f"CREATE {FIRST} 0", f"WKSHP-{name}")
     step = step_of(row, "create-script")
     assert (row["state"], step["state"]) == ("failed", "failed")
-    assert step["error"] == f"The address of the appliance of WKSHP-{name} is not configured."
-    assert f"set IP-WKSHP-{name} in group_vars/production" in step["cause"]
+    found = {"Missing": "missing", "Placeholder": "x.y.z.t"}[name]
+    advice = f"set IP-WKSHP-{name} in group_vars/production (it is {found})"
+    assert step["error"] == f"The address of the appliance of WKSHP-{name} is not configured: {advice}."
     assert "never" not in site.trace()
     assert step["error"] in reply(site, row)
+    assert advice in reply(site, row, "monitor@localhost")
+    assert site.untold(row)
+    assert not site.seat(FIRST).assigned
+
+
+def test_a_host_key_that_has_changed(site: LinuxDeployment, lab: Appliances, home: Path) -> None:
+    """Nothing is sent to a machine that is not the known one; the sender is told what to do."""
+    lab.change_host_key(lab.base)
+    try:
+        row = site.one(f"CREATE {FIRST} 0", "WKSHP-Mono")
+        told = reply(site, row)
+        assert step_of(row, "create-script")["error"].endswith("exit status 76.")
+        assert f"appliance {lab.base} (WKSHP-Mono): its host key has changed. See that it is the right machine" in told
+        assert f"ssh-keygen -R {lab.base}, and log in once" in told
+        assert site.untold(row)
+        assert not site.seat(FIRST).assigned
+        assert step_of(row, "copy-folder")["state"] == "waiting"
+    finally:
+        trust(site, lab)
 
 
 def test_an_appliance_that_is_down(site: LinuxDeployment, lab: Appliances) -> None:
@@ -129,6 +165,7 @@ def test_an_appliance_that_is_down(site: LinuxDeployment, lab: Appliances) -> No
     assert step_of(row, "create-script")["error"].endswith("exit status 69.")
     assert f"appliance {lab.addresses[1]} (WKSHP-Multi) does not answer" in reply(site, row)
     assert step_of(row, "copy-folder")["state"] == "waiting"
+    assert site.untold(row)
 
 
 def test_the_ratio_is_that_of_the_container(site: LinuxDeployment, lab: Appliances, home: Path) -> None:
