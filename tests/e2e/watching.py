@@ -33,7 +33,7 @@ def watching(site: Deployment, secrets: Mapping[str, str]) -> Iterator[Sampler]:
     with Sampler(pause=PAUSE) as sampler:
         yield sampler
     told = site.trace()
-    words = {f"password {at}": word for at, word in enumerate(set(re.findall(r"\(passwd (\S+)\)", told)))}
+    words = {f"password {at}": word for at, word in enumerate(set(re.findall(r"\(passwd (\S{6,})\)", told)))}
     assert sampler.saw(b"wodmail\0serve"), "the sampler slept"
     assert sampler.findings({**secrets, **words}) == []
     # The trace's last lines, and where the configuration says so the mails, are where operators look for passwords.

@@ -26,7 +26,7 @@ from wodmail.students import base
 if TYPE_CHECKING:
     from wodmail.scripts import Scripts
 
-POLL_SECONDS = 20.0
+FIRST_POLL_SECONDS, POLL_SECONDS = 0.5, 20.0
 WAIT_SECONDS = 900.0
 LONGEST = 64 * 1024
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
@@ -130,12 +130,13 @@ def cleaned(backend: Backend, participant: int) -> None:
 def wait_cleaned(backend: Backend, participant: int, timeout: float) -> None:
     """Wait until a participant's CLEANUP has ended; exit status 75 when it takes too long."""
     registry = backend.registry
-    end = time.monotonic() + timeout
+    end, pause = time.monotonic() + timeout, FIRST_POLL_SECONDS
     while not _is_clean(registry, participant):
         left = end - time.monotonic()
         if left <= 0:
             raise Temporary(f"participant {participant} is not cleaned after {timeout:g} s")
-        time.sleep(min(POLL_SECONDS, left))
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, POLL_SECONDS)
 
 
 def _is_clean(registry: Registry, participant: int) -> bool:
