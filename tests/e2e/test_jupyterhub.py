@@ -13,13 +13,12 @@ import pytest
 from tests.contract.hub_contract import HubContract
 from tests.e2e.harness import NOTEBOOK, step_of
 from tests.e2e.linuxsite import LinuxDeployment, install_helper, linux_deployment
+from tests.e2e.watching import watching
 from tests.hubsite import HubSite, hub_site
 from tests.linux_students import BASE, FIRST, LAST, running
 from tests.support import wait_until
-from wodmail import registry
 from wodmail.errors import Failed
 from wodmail.hub import Hub, for_settings
-from wodmail.registry.base import Seat
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 
@@ -73,6 +72,13 @@ def site(jupyterhub: HubSite) -> Iterator[LinuxDeployment]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def nothing_leaks(site: LinuxDeployment, jupyterhub: HubSite) -> Iterator[None]:
+    """All tests of this file are watched, those with a hub that is down among them."""
+    with watching(site, {"WODBETOKEN": jupyterhub.token}):
+        yield
+
+
 def servers(student: int) -> list[psutil.Process]:
     """The student's servers: what runs as the student and was started by a hub."""
     return [found for found in running(BASE + student) if "jupyterhub-singleuser" in " ".join(found.cmdline())]
@@ -92,11 +98,6 @@ def mailed_password(site: LinuxDeployment, row: dict[str, Any], student: int) ->
     found = re.search(rf"password of student{student}: (\S+)", reply(site, row))
     assert found, reply(site, row)
     return found[1]
-
-
-def seat(site: LinuxDeployment, student: int) -> Seat:
-    """What the registry knows of a seat."""
-    return registry.for_settings(site.settings).seat(student)
 
 
 class TestRealHub(HubContract):
@@ -163,17 +164,17 @@ def test_the_hub_is_away(site: LinuxDeployment, jupyterhub: HubSite) -> None:
     (site.folder / "go").touch()
     late = site.ended(before + 1)[-1]
     assert_away(site, late, "hub-start")
-    assert seat(site, FIRST).active, "the seat was taken before the server could not be started"
+    assert site.seat(FIRST).active, "the seat was taken before the server could not be started"
 
     row = site.one(f"CREATE {FIRST + 1} 0", "WKSHP-Work")
     assert_away(site, row, "hub-stop")
     assert (step_of(row, "erase")["state"], step_of(row, "registry-active")["state"]) == ("waiting", "waiting")
-    assert not seat(site, FIRST + 1).active
+    assert not site.seat(FIRST + 1).active
 
     row = site.one(f"CLEANUP {FIRST} 0", "WKSHP-Held")
     assert_away(site, row, "hub-stop")
     assert {step["name"] for step in row["jobs"][0]["steps"] if step["state"] == "failed"} == {"hub-stop"}
-    assert not seat(site, FIRST).assigned, "a hub that is away keeps no seat"
+    assert not site.seat(FIRST).assigned, "a hub that is away keeps no seat"
     assert not list(site.home(FIRST).glob("WKSHP-*"))
 
 
