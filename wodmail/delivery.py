@@ -120,8 +120,10 @@ class Writes:
         return self._kept is not None and self._kept.last(lane) is not None
 
     def idle(self) -> bool:
-        """Whether nothing is kept that could be delivered now."""
-        return self._kept is None or self._api.away or not self._kept.due_lanes()
+        """Whether nothing is kept that could be delivered now; never before a new life has begun to deliver."""
+        if self._kept is None:
+            return True
+        return not self._unread.is_set() and (self._api.away or not self._kept.due_lanes())
 
     # -- delivering -------------------------------------------------------------------------------------------
 

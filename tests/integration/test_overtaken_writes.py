@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,18 @@ def test_until_the_mails_are_read_active_is_kept(office: Office) -> None:
     delivered(office)
     assert values_put(office) == [False]
     assert [row["state"] for row in office.kept()] == ["overtaken"]
+
+
+def test_work_until_empty_tries_what_the_last_life_has_put_off(office: Office) -> None:
+    keep_both(office)
+    with office.services.store.transaction() as connection:
+        connection.execute(store.writes.update().values(next_try=time.time() + 60))
+    assert office.writes.idle()
+    settings = office.site.settings
+    server = Server(settings, lambda: build_services(settings, Masker()), door=False)
+    server.start()
+    try:
+        server.run(server.idle)
+    finally:
+        server.drain()
+    assert values_put(office) == [True, False]
