@@ -35,13 +35,13 @@ def watching(site: Deployment, secrets: Mapping[str, str]) -> Iterator[Sampler]:
     told = site.trace()
     words = {f"password {at}": word for at, word in enumerate(set(re.findall(r"\(passwd (\S{6,})\)", told)))}
     assert sampler.saw(b"wodmail\0serve"), "the sampler slept"
-    assert sampler.findings({**secrets, **words}) == []
+    found = sampler.findings({**secrets, **words})
     # The trace's last lines, and where the configuration says so the mails, are where operators look for passwords.
-    texts = {"log": site.log(), "trace": _LAST_LINE.sub("", told)}
-    assert in_texts(texts, {**secrets, **words}) == []
-    assert in_texts({name: text for mail in site.outbox() for name, text in _parts(mail)}, secrets) == []
+    found += in_texts({"log": site.log(), "trace": _LAST_LINE.sub("", told)}, {**secrets, **words})
+    found += in_texts({name: text for mail in site.outbox() for name, text in _parts(mail)}, secrets)
     shut = {site.state / name for name in ("secrets", "student", ".mail")}  # 0600, homes, the trace
-    assert in_files([site.state], secrets, allowed=shut) == []
+    found += in_files([site.state], secrets, allowed=shut)
+    assert not found, found
 
 
 def _parts(mail: Message) -> Iterator[tuple[str, bytes]]:
