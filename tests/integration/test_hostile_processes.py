@@ -166,7 +166,9 @@ def test_a_student_cannot_touch_who_reads_the_notebooks(linux: Site) -> None:
     assert {len(each) for each in read} == {400}
 
 
-@pytest.mark.parametrize(("way", "effective"), [("become", 2_147_000_001), ("become_sender", BASE + FIRST)])
+@pytest.mark.parametrize(
+    ("way", "effective"), [("become", 2_147_000_001), ("become_sender", BASE + FIRST)], ids=["become", "become_sender"]
+)
 def test_who_took_a_students_rights_never_gets_roots_back(way: str, effective: int) -> None:
     uid, guard = BASE + FIRST, 2_147_000_001
     argv = [sys.executable, "-c", POWERLESS, str(uid), str(guard), way]
