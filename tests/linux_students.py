@@ -1,6 +1,6 @@
 """Real Linux students for tests: an own range of users, a user without rights that runs wodmail, and the helper.
 
-Tests with a `site` may run beside others; those with a `linux_deployment` share one file of sudo and are a group.
+Tests with a `site` or a `linux_deployment` may run beside those of other test processes.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ from tests.e2e.harness import Deployment
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, users
 from tests.parts import missing, require
 
-SUDOERS = Path("/etc/sudoers.d/wodmail")
+INSTALLED = Path("/etc/sudoers.d/wodmail")  # where `wodmail helper install` puts its line
+SUDOERS = Path(f"/etc/sudoers.d/{SERVICE}-linux")  # where it is kept, so that other test processes have theirs
 
 
 class LinuxDeployment(Deployment):
@@ -101,7 +103,12 @@ class LinuxDeployment(Deployment):
 def install_helper(site: LinuxDeployment) -> subprocess.CompletedProcess[str]:
     """`wodmail helper install`, as root."""
     argv = [sys.executable, "-m", "wodmail", "helper", "install", "--config", str(site.file)]
-    return subprocess.run(argv, cwd=asuser.ROOT, capture_output=True, text=True, check=False)
+    with Path("/var/tmp/wodmail-tests-sudoers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(argv, cwd=asuser.ROOT, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            INSTALLED.rename(SUDOERS)
+    return done
 
 
 @contextmanager
@@ -115,9 +122,8 @@ def linux_deployment(students: int = LAST - FIRST + 1, **extra: Any) -> Iterator
     for part in ("root", "useradd", "sudo", "setfacl"):
         require(part)
     with users(students) as folder:
-        # A run that was killed may have left its own; tests that use this file never run side by side.
-        if SUDOERS.exists() and not SUDOERS.read_text().startswith(SERVICE.rstrip("0123456789")):
-            missing("sudo", f"{SUDOERS} belongs to a wodmail that is installed here")
+        if INSTALLED.exists() and not INSTALLED.read_text().startswith(SERVICE.rstrip("0123456789")):
+            missing("sudo", f"{INSTALLED} belongs to a wodmail that is installed here")
         with asuser.reachable(SERVICE):
             site = LinuxDeployment(folder, students, **extra)
             try:

@@ -66,7 +66,7 @@ def killed_and_restarted(site: Deployment, point: str, subject: str = "CREATE 7 
     return row
 
 
-def test_kill_at_each_step(site: Deployment) -> None:
+def check_kill_at_each_step(site: Deployment) -> None:
     """One student a step, so that one restart both resumes a job and awaits the next death."""
     process = site.start("serve", "each", module=MODULE)
     for student, step in enumerate(create_steps(), 1):
@@ -84,6 +84,17 @@ def test_kill_at_each_step(site: Deployment) -> None:
     every = sorted(f"Re: CREATE {student} 0: done" for student in range(1, len(create_steps()) + 1))
     wait_until(lambda: len(site.outbox()) == len(every), what="the result mails")
     assert site.subjects() == every
+
+
+@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
+def test_kill_at_each_step(site: Deployment) -> None:
+    check_kill_at_each_step(site)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("site", ["postgresql"], indirect=True)
+def test_kill_at_each_step_on_postgresql(site: Deployment) -> None:
+    check_kill_at_each_step(site)
 
 
 @pytest.mark.parametrize("step", ["password", "create-script", "copy-folder", "trace"])

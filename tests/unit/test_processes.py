@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from tests.support import wait_until
 from wodmail import processes
 from wodmail.processes import Process
 
@@ -38,7 +39,8 @@ def test_the_dead_are_not_alive_and_a_reused_pid_is_not_signalled() -> None:
     with subprocess.Popen(["sleep", "600"], env={"MARK": "here", "MARKS": "there"}) as child:
         found = processes.lookup(child.pid)
         assert found is not None
-        assert processes.environment_value(child.pid, b"MARK") == b"here"
+        # Right after the fork there is none yet.
+        wait_until(lambda: processes.environment_value(child.pid, b"MARK") == b"here", what="the child's environment")
         assert processes.environment_value(child.pid, b"MAR") is None
         stranger = Process(found.pid, found.start - 1, found.parent, found.group, found.session, dead=False)
         assert not processes.send(stranger, signal.SIGKILL)
