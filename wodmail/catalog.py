@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from wodmail.errors import Problem
 from wodmail.wodyml import FILE, Workshop, read
 
-__all__ = ["Catalog", "Workshop", "folder_name", "near"]
+__all__ = ["Catalog", "Workshop", "folder_name", "near", "unknown"]
 
 NAME = re.compile(r"(WKSHP|CHLG)-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -28,6 +28,23 @@ def near(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """At most three names that look like this one, the nearest first; upper and lower case count as alike."""
     known = {other.lower(): other for other in names}
     return tuple(known[match] for match in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5))
+
+
+def unknown(missing: str, names: Sequence[str], name: str, *, listed: str = "there are") -> str:
+    """The words for a workshop that there is not.
+
+    Args:
+        missing: how it is said, with `{}` for the name, e.g. "there is no workshop {} here".
+        names: the workshops that there are.
+        name: the one that was asked for; shown cut.
+        listed: what introduces those that there are, when none looks like it.
+    """
+    shown = name if len(name) <= 80 else name[:77] + "..."
+    close = near(shown, names)
+    if close:
+        return f"{missing.format(shown)}; did you mean {' or '.join(close)}?"
+    few = ", ".join(names[:10]) + (" and more" if len(names) > 10 else "")
+    return f"{missing.format(shown)}; {listed}: {few or 'none'}"
 
 
 _Stamp = tuple[int, int, int] | None

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import structlog
 
 from wodmail import duplicates
-from wodmail.catalog import Catalog, Workshop, near
+from wodmail.catalog import Catalog, Workshop, unknown
 from wodmail.config import Settings
 from wodmail.errors import Away, Failed, Refused, Temporary
 from wodmail.jobs.plan import PlannedStep, plan
@@ -336,9 +336,8 @@ class Intake:
         except (Away, Failed) as error:
             found = self._catalog.find(name)
             if found is None:
-                close = near(name, self._catalog.names())
-                hint = f"; did you mean {' or '.join(close)}?" if close else "."
-                raise Refused(f"there is no workshop {commands.visible(name)} here{hint}", error.operator) from error
+                words = unknown("there is no workshop {} here", self._catalog.names(), name)
+                raise Refused(words, error.operator) from error
             log.warning("service-away", cause=error.operator)
             return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from wodmail.apidb import ApiDb, NoRow
-from wodmail.catalog import Catalog, Workshop, folder_name, near
+from wodmail.catalog import Catalog, Workshop, folder_name, unknown
 from wodmail.delivery import Writes
 from wodmail.errors import Away, Failed, Refused
 from wodmail.model import Write
@@ -60,7 +60,7 @@ class ApiDbRegistry:
         if wanted is not None and wanted not in known:
             known = self._known(news=True)
         if wanted is None or wanted not in known:
-            raise Refused(_unknown(name, sorted(known)))
+            raise Refused(unknown("the API-DB has no workshop {}", sorted(known), name, listed="it has"))
         local = self.catalog.find(wanted)
         if local is None:
             words = f"The API-DB knows {wanted}, but its folder is not on this backend."
@@ -261,12 +261,3 @@ class ApiDbRegistry:
 
 def _lane(student: int) -> str:
     return f"student {student}"
-
-
-def _unknown(name: str, names: list[str]) -> str:
-    shown = name if len(name) <= 80 else name[:77] + "..."
-    close = near(shown, names)
-    if close:
-        return f"the API-DB has no workshop {shown}; did you mean {' or '.join(close)}?"
-    few = ", ".join(names[:10]) + (" and more" if len(names) > 10 else "")
-    return f"the API-DB has no workshop {shown}; it has: {few or 'none'}"

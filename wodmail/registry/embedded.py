@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wodmail.catalog import Catalog, Workshop, folder_name, near
+from wodmail.catalog import Catalog, Workshop, folder_name, unknown
 from wodmail.config import Settings
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.registry.base import Seat
@@ -80,7 +80,7 @@ class EmbeddedRegistry:
         """See `Registry.workshop`; capacity is the stored one when `set_capacity` has set it."""
         found = self.catalog.find(name)
         if found is None:
-            raise Refused(_unknown(name, self.catalog.names()))
+            raise Refused(unknown("there is no workshop {} here", self.catalog.names(), name))
         number, capacity = self._numbered(found.name)
         return replace(found, id=number, capacity=found.capacity if capacity is None else capacity)
 
@@ -283,12 +283,3 @@ class EmbeddedRegistry:
         except (sqlite3.Error, OSError) as error:
             words = "the registry of seats is broken; the operator has to look at it"
             raise Failed(words, f"{self._file}: {error}") from error
-
-
-def _unknown(name: str, names: Sequence[str]) -> str:
-    shown = name if len(name) <= 80 else name[:77] + "..."
-    close = near(shown, names)
-    if close:
-        return f"there is no workshop {shown} here; did you mean {' or '.join(close)}?"
-    few = ", ".join(names[:10]) + (" and more" if len(names) > 10 else "")
-    return f"there is no workshop {shown} here; there are: {few or 'none'}"
