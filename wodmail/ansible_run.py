@@ -138,13 +138,13 @@ def _run(job: Job, settings: Settings, children: Launcher, number: int, private:
     argv, marks = children.prefix(number)
     own = paths.share("ansible")
     config = RunnerConfig(
-        str(private), playbook=str(own / f"{job.playbook}.yml"), inventory=_inventories(settings), quiet=True
+        str(private), playbook=str(own / f"{job.playbook}.yml"), inventory=inventories(settings), quiet=True
     )
     config.prepare()
     limit = _limit(settings)
     arguments = [*config.command[1:-1], *limit, config.command[-1]]
-    config.command = [*argv, _ansible_playbook(), *arguments]
-    config.env = {**_environment(private, own), **_runners_own(config.env), **marks}
+    config.command = [*argv, program(), *arguments]
+    config.env = {**_environment(private, own), **runners_own(config.env), **marks}
     config.cwd = str(private)
     config.suppress_output_file = True
     config.runner_mode = "subprocess"
@@ -181,7 +181,7 @@ def _memory(text: str = "") -> io.BufferedRandom:
     return file
 
 
-def _ansible_playbook() -> str:
+def program() -> str:
     """The program that belongs to this Python, else the one on the PATH."""
     beside = Path(sys.executable).with_name("ansible-playbook")
     return str(beside) if beside.is_file() else "ansible-playbook"
@@ -208,14 +208,14 @@ def _environment(private: Path, own: Path) -> dict[str, str]:
     return {"PATH": os.defpath, **inherited, **made}
 
 
-def _runners_own(environment: Mapping[str, str]) -> dict[str, str]:
+def runners_own(environment: Mapping[str, str]) -> dict[str, str]:
     """What ansible-runner added for its callback plugin, without what it copied from our environment."""
     names = ("ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_STDOUT_CALLBACK", "AWX_ISOLATED_DATA_DIR", "RUNNER_")
     return {name: value for name, value in environment.items() if name.startswith(names)}
 
 
-def _inventories(settings: Settings) -> list[str]:
-    """The public inventory, else our own; and the private one when there is one."""
+def inventories(settings: Settings) -> list[str]:
+    """Inventory files: the public inventory, else our own; and the private one when there is one."""
     public = (settings.WODANSIBLEDIR or paths.share("ansible")) / "inventory"
     found = [str(public if public.exists() else paths.share("ansible") / "inventory")]
     private = settings.WODANSIBLEPRIVDIR / "inventory" if settings.WODANSIBLEPRIVDIR else None
@@ -225,7 +225,7 @@ def _inventories(settings: Settings) -> list[str]:
 def _limit(settings: Settings) -> list[str]:
     """`--limit` with this host's name when an inventory file lists it; other hosts of the group are not ours."""
     line = re.compile(rf"^\s*{re.escape(settings.WODBEFQDN)}(?=[\s:]|$)", re.MULTILINE)
-    for name in _inventories(settings):
+    for name in inventories(settings):
         path = Path(name)
         if path.is_file() and line.search(path.read_text(encoding="utf-8", errors="replace")):
             return ["--limit", f"{settings.WODBEFQDN},wod_students"]
