@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import pwd
 import re
@@ -13,9 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from wodmail import configtext, paths, rendering, variables
+from wodmail import appliances, configtext, paths, rendering, variables
 from wodmail.catalog import Catalog, Workshop
 from wodmail.children import Children, Finished
 from wodmail.config import Settings
@@ -24,7 +23,6 @@ from wodmail.model import Action, JobSpec
 
 Kind = Literal["create", "cleanup", "reset", "post-copy"]
 _NAME = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NO_ADDRESS = "x.y.z.t"
 _FUNCTIONS = "functions.sh"
 _APPLIANCE = ("appliance.sh", "create-appliance.sh", "reset-appliance.sh", "cleanup-container-ratio.sh")
 _GO_ON = frozenset({Action.CLEANUP, Action.RESET, Action.PURGE})
@@ -253,10 +251,7 @@ class Scripts:
         Raises:
             Failed: the group variable IP-<w> is missing or no address, or the student is outside the range.
         """
-        workshop = self._workshop(w)
-        if workshop.multiappliance:
-            return _nth(w, self.base_address(w), student, workshop)
-        return self.base_address(w) if workshop.monoappliance else None
+        return appliances.target(self._settings, self._workshop(w), w, student)
 
     def base_address(self, w: str) -> str:
         """The group variable IP-<w> (private before public; a challenge may use its workshop's).
@@ -264,33 +259,11 @@ class Scripts:
         Raises:
             Failed: it is missing or still the placeholder x.y.z.t.
         """
-        known: dict[str, Any] = variables.for_group(self._settings)
-        ws = "WKSHP-" + w.partition("-")[2]
-        value = str(known.get(f"IP-{w}") or known.get(f"IP-{ws}") or "").strip()
-        if not value or value == _NO_ADDRESS:
-            advice = f"set IP-{w} in group_vars/{self._settings.WODGROUP} (it is {value or 'missing'})"
-            raise Failed(f"The address of the appliance of {w} is not configured: {advice}.", advice)
-        return value
+        return appliances.base_address(self._settings, w)
 
     def _in_catalog(self, w: str) -> Workshop:
         found = self._catalog.find(w)
         return found if found is not None else Workshop(w)
-
-
-def _nth(w: str, base: str, student: int, workshop: Workshop) -> str:
-    """The base address with its last number raised by the student's place in the workshop's range."""
-    first = workshop.range[0] if workshop.range else 1
-    try:
-        address = ipaddress.IPv4Address(base)
-    except ValueError as error:
-        advice = f"IP-{w} in group_vars must be an IPv4 address to count from, it is {base!r}"
-        raise Failed(f"The address of the appliances of {w} is not usable: {advice}.", advice) from error
-    last = int(address) & 0xFF
-    number = last + student - first
-    if not 0 < number < 255 or student < first:
-        cause = f"IP-{w} is {base}, the range begins at {first}: the last number would be {number}"
-        raise Failed(f"There is no appliance for student {student} of {w}: {cause}.", cause)
-    return str(ipaddress.IPv4Address(int(address) - last + number))
 
 
 def _renew(target: Path, text: bytes, mode: int) -> None:
