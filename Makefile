@@ -7,11 +7,12 @@ TOX := $(BIN)/python -m tox
 CHECKS := lint,types,playbooks,scripts
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3 python
 
-.PHONY: demo test bench soak lint clean help
+.PHONY: demo test install-test bench soak lint clean help
 
 help:
 	@echo "make demo [KEEP=1]  the processor, real mails, results; KEEP=1 leaves it running"
 	@echo "make test           tests, ruff, mypy, ansible-lint, shellcheck (what .ci/run calls)"
+	@echo "make install-test   a fresh Debian becomes a backend; its checks and neighbours (root; what .ci/run calls too)"
 	@echo "make lint           the same without the tests"
 	@echo "make bench          measure speed and memory"
 	@echo "make soak           the longer crash and load runs"
@@ -29,6 +30,9 @@ test: $(VENV)/.tox
 
 lint: $(VENV)/.tox
 	$(TOX) run-parallel --parallel 2 --parallel-no-spinner -e $(CHECKS)
+
+install-test: $(VENV)/.tox
+	$(TOX) run -e machine
 
 bench: $(VENV)/.wodmail
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks $(BENCH)

@@ -49,7 +49,7 @@ class Appliances:
     def __init__(self, count: int, students: Sequence[int], key: str) -> None:
         for part in ("root", "sshd", "ip", "sudo", "ssh-keygen"):
             require(part)
-        self._mark, self._subnet = _subnet()
+        self._mark, self._subnet = free_subnet()
         self._students, self._key = students, key
         self.addresses = [f"{self._subnet}.{_FIRST + number}" for number in range(count)]
         self._hosts: dict[str, _Host] = {}
@@ -179,7 +179,7 @@ def _prove() -> None:
         missing("ip", f"this root can't make namespaces: {done.stderr.strip()}")
 
 
-def _subnet() -> tuple[IO[str], str]:
+def free_subnet() -> tuple[IO[str], str]:
     """A network of addresses for tests (RFC 2544) that no other test process has while this one lives."""
     folder = Path(tempfile.gettempdir()) / "wodmail-test-nets"
     folder.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ PROGRAMS = {
     "node": ("node", "nodejs"),
     "postfix": ("postfix", "postfix"),
     "procmail": ("procmail", "procmail"),
+    "debootstrap": ("debootstrap", "debootstrap"),
     "cc": ("cc", "gcc libc6-dev"),
     "setfacl": ("setfacl", "acl"),
     "shellcheck": ("shellcheck", "shellcheck"),
@@ -27,6 +28,8 @@ PROGRAMS = {
     "shc": ("shc", "shc"),
     "strings": ("strings", "binutils"),
     "sudo": ("sudo", "sudo"),
+    "systemd-nspawn": ("systemd-nspawn", "systemd-container"),
+    "tinyproxy": ("tinyproxy", "tinyproxy"),
     "useradd": ("useradd", "passwd"),
 }
 JUPYTERHUB = ("WODMAIL_TEST_JUPYTERHUB", "WODMAIL_TEST_PROXY")
