@@ -76,6 +76,7 @@ class _Order:
     variables: Mapping[str, Any]
     inventory: Path | None
     timeout: float | None
+    cancelled: Callable[[], bool] | None
 
 
 def play(
@@ -90,6 +91,7 @@ def play(
     inventory: Path | None = None,
     on_task: Callable[[TaskResult], None] | None = None,
     timeout: float | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Played:
     """Run a playbook, on this machine unless an inventory is given.
 
@@ -104,11 +106,12 @@ def play(
         inventory: run on the hosts of this inventory instead of this machine.
         on_task: called after each task of each host.
         timeout: longest time for the whole run, in seconds.
+        cancelled: asked every second whether to end the run; by default SIGINT and SIGTERM end it, in the main thread.
 
     Raises:
         Failed: there is no such playbook, ansible-playbook can't be started, it took too long or was interrupted.
     """
-    order = _Order(check, diff, tuple(tags), tuple(skip_tags), dict(variables or {}), inventory, timeout)
+    order = _Order(check, diff, tuple(tags), tuple(skip_tags), dict(variables or {}), inventory, timeout, cancelled)
     file = find(settings, playbook)
     place = MEMORY if os.geteuid() == 0 and os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     sweep(place)
