@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
 
 
 def main() -> int:
@@ -15,21 +19,33 @@ def main() -> int:
 
 
 def _click() -> int:
-    import click
-
-    from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
-
     if sys.argv[1:2] == ["query"]:
         # Workshop scripts call it again and again; without the server's imports it starts in a third of the time.
         from wodmail.cli.query import root
     else:
         from wodmail.cli.root import root
+    return run(root, "wodmail")
+
+
+def run(command: click.Command, name: str) -> int:
+    """Run a command as the program itself; expected errors become words and an exit status.
+
+    Args:
+        command: what click runs, with the process' own command line.
+        name: the program's name in its help and its errors.
+
+    Returns:
+        The command's own status; 1 refused or failed, 64 usage, 75 try again, 78 configuration, 130 interrupted.
+    """
+    import click
+
+    from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 
     codes: dict[type[WodmailError], int] = {ConfigError: 78, Temporary: 75, Refused: 1}
     try:
-        status = root.main(prog_name="wodmail", standalone_mode=False)
+        status = command.main(prog_name=name, standalone_mode=False)
     except WodmailError as error:
-        click.echo(f"wodmail: {error.sender}", err=True)
+        click.echo(f"{name}: {error.sender}", err=True)
         if error.operator != error.sender:
             click.echo(f"  cause: {error.operator}", err=True)
         return codes.get(type(error), 1)

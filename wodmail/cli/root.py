@@ -8,7 +8,9 @@ from wodmail import __version__
 from wodmail.cli.config import config
 from wodmail.cli.deliver import deliver
 from wodmail.cli.demo import demo
+from wodmail.cli.drain import drain, resume
 from wodmail.cli.helper import helper
+from wodmail.cli.install import install
 from wodmail.cli.query import query
 from wodmail.cli.requests import abort, requests, retry, show
 from wodmail.cli.serve import serve, work
@@ -48,5 +50,5 @@ def hash_() -> int:
     return logins.main()
 
 
-for command in (serve, work, requests, show, retry, abort, config, deliver, helper, query, demo):
+for command in (serve, work, requests, show, retry, abort, config, deliver, helper, install, query, demo, drain, resume):
     root.add_command(command)

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# From a bare distribution to a backend (or api-db, frontend, appliance): finds the distribution, installs the Python that
+# wodmail needs, puts wodmail from this checkout into an environment that only root can change, and hands over to
+# `wod-install` there with the same arguments. Run it again to update. docs/install.md tells the whole.
+set -euo pipefail
+umask 022
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=${WODMAIL_VENV:-/opt/wodmail}
+log=/var/log/wod-install.log
+
+usage() {
+  cat <<'TEXT'
+Usage: wod-install.sh [-t backend|api-db|frontend|appliance] [-g GROUP] [-b BACKEND] [-f FRONTEND] [-a API-DB]
+                      [-e EXTERNAL] [-u USER] [-p PORT] [-s SENDER] [-n NUMBER] [--without SOURCE]...
+
+Run it as root from a checkout that belongs to root. It asks nothing that it can find out; `wod-install --help` tells
+each option once it has run. It honours http_proxy, https_proxy and no_proxy.
+
+Example: scripts/wod-install.sh -t backend -f frontend.example.org
+TEXT
+}
+
+fail() {
+  printf 'wod-install.sh: %s\n' "$1" >&2
+  exit "${2:-1}"
+}
+
+# What a distribution calls the Python that wodmail needs: packages and program.
+choose() {
+  # shellcheck source=/dev/null
+  . /etc/os-release
+  case "${ID:-}-${VERSION_ID:-}" in
+    debian-12 | debian-13 | ubuntu-24*) packages=(python3 python3-venv) python=/usr/bin/python3 ;;
+    ubuntu-22*) packages=(python3.11 python3.11-venv) python=/usr/bin/python3.11 ;;
+    rocky-9*) packages=(python3.11 python3.11-pip) python=/usr/bin/python3.11 ;;
+    *) fail "no instructions for ${PRETTY_NAME:-this system}; there are some for Debian 12 and 13, Ubuntu 22 and 24, Rocky 9" 78 ;;
+  esac
+}
+
+apt_missing() {
+  local package
+  for package in "$@"; do
+    dpkg-query --show --showformat '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+      printf '%s\n' "$package"
+  done
+}
+
+install_python() {
+  local missing=()
+  if command -v apt-get >/dev/null; then
+    mapfile -t missing < <(apt_missing "${packages[@]}" ca-certificates)
+    if [ "${#missing[@]}" -eq 0 ]; then return; fi
+    logged env DEBIAN_FRONTEND=noninteractive apt-get --quiet update
+    logged env DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install "${missing[@]}"
+  else
+    logged dnf --quiet --assumeyes install "${packages[@]}" ca-certificates
+  fi
+}
+
+# The output goes to the log; when the program fails it is shown as well.
+logged() {
+  local from
+  from=$(wc -l <"$log")
+  if ! "$@" >>"$log" 2>&1 </dev/null; then
+    tail -n "+$((from + 1))" "$log" | tail -n 30 >&2
+    fail "that failed: $*; all of it is in $log"
+  fi
+}
+
+# wodmail is built from a copy, so that nothing is written into the checkout and nothing old is taken along.
+install_wodmail() {
+  local copy
+  copy=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now
+  trap "rm -rf '$copy'" EXIT
+  tar -C "$here" --exclude=./.git --exclude=./.venv --exclude=./.tox --exclude=./build --exclude='*.egg-info' -cf - . |
+    tar -C "$copy" -xf -
+  if ! "$venv/bin/python" -c '' 2>/dev/null; then logged "$python" -m venv --clear "$venv"; fi
+  logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input "${copy}[operate]"
+}
+
+link_commands() {
+  local program
+  for program in "$venv"/bin/{wodmail,wod-*,ansible,ansible-*}; do
+    if [ -e "$program" ]; then ln -sfn "$program" "/usr/local/bin/${program##*/}"; fi
+  done
+}
+
+case " $* " in *' -h '* | *' --help '*)
+  if [ -x "$venv/bin/wod-install" ]; then exec "$venv/bin/wod-install" --help; fi
+  usage
+  exit 0
+  ;;
+esac
+[ "$(id -u)" -eq 0 ] || fail "call it as root: sudo $0 $*" 77
+choose
+(umask 077 && touch "$log")
+printf '== %s: %s\n' "$(date --utc +%FT%TZ)" "$here" >>"$log"
+echo "Python: ${packages[*]}"
+install_python
+echo "wodmail and Ansible: $venv"
+install_wodmail
+link_commands
+"$venv/bin/wod-install" --checkout "$here" "$@"
