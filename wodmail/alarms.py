@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 import structlog
 
+from wodmail import drained
 from wodmail.config import Settings
 from wodmail.lanes import UNFINISHED
 from wodmail.model import Action
-from wodmail.store import Store, mails, requests
+from wodmail.store import Row, Store, mails, requests
 
 log = structlog.get_logger("wodmail.alarms")
 
@@ -46,13 +48,30 @@ class Alarms:
             requests.c.state.in_(UNFINISHED),
             requests.c.received_at < (time.time() if now is None else now) - LATE_AFTER,
         )
-        late = [row for row in self._store.rows(query) if row["id"] not in self._told]
+        late = [row for row in self._store.rows(query.order_by(requests.c.id)) if row["id"] not in self._told]
+        drain = drained.current(self._store) if late else drained.Drain()
+        if drain.on:
+            return self._look_drained(late, drain.told)
+        if (time.time() if now is None else now) - drain.resumed < LATE_AFTER:
+            return []  # what was kept in a drain gets its time
         for row in late:
             log.warning("create-late", request=row["id"], subject=row["subject"], seconds=LATE_AFTER)
             if self._monitor:
                 self._tell(row["id"], row["round"])
             self._told.add(row["id"])
         return [row["id"] for row in late]
+
+    def _look_drained(self, late: Sequence[Row], told: int) -> list[int]:
+        """A drain makes many late, and its operator knows: one mail says so; later ones are told as ever."""
+        if told or not late:
+            return []
+        first = late[0]
+        log.warning("create-late", request=first["id"], subject=first["subject"], seconds=LATE_AFTER, drained=True)
+        with self._store.transaction() as connection:
+            drained.note_told(connection, self._store.backend, first["id"])
+        if self._monitor:
+            self._tell(first["id"], first["round"])
+        return [first["id"]]
 
     def _tell(self, request: int, turn: int) -> None:
         """One mail a request, also when the server was started anew meanwhile."""

@@ -18,6 +18,7 @@ import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID
 from dbos._serialization import DBOSPortableJSONSerializer
 
+from wodmail import drained
 from wodmail.errors import Temporary
 from wodmail.lanes import UNFINISHED, startable
 from wodmail.model import State
@@ -129,6 +130,7 @@ class Engine:
         self._client = DBOSClient(
             system_database_url=self._url, serializer=DBOSPortableJSONSerializer(), application_name=APPLICATION
         )
+        drained.prepare(self._store)
         self._recover()
         for job in self._poison:
             log.error("job-poison", job=job)
@@ -228,6 +230,8 @@ class Engine:
             return []
         with self._handing:
             with self._store.reading() as view:  # asked often: a look costs no write lock
+                if drained.look(view, self._store.backend).on:
+                    return []
                 if not startable(view, self._store.backend, time.time()):
                     return []
             with self._store.transaction() as connection:
@@ -236,7 +240,9 @@ class Engine:
             return [row.id for row in handed]
 
     def _mark(self, connection: sa.Connection) -> list[_Handed]:
-        """Mark what may start as handed over, as far as workers are free."""
+        """Mark what may start as handed over, as far as workers are free; nothing on a drained backend."""
+        if drained.look(connection, self._store.backend, lock=True).on:
+            return []
         busy = connection.execute(
             sa.select(sa.func.count()).where(
                 jobs.c.backend == self._store.backend, jobs.c.state.in_(UNFINISHED), jobs.c.enqueued.is_(True)

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import alarms
+from wodmail import alarms, drained
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
@@ -154,7 +154,8 @@ class Outbox:
         if kind == "budget":
             return reply.render_budget_notice(self._settings, data, datetime.fromtimestamp(time.time() + HOUR, UTC))
         if kind == alarms.KIND:
-            return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60))
+            words = drained.current(self._store).words()
+            return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60), words)
         if kind in TOLD:
             return reply.render_write(self._settings, data, kind, described(self._store, row["round"]))
         if kind == "credentials":

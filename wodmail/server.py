@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import socket
 import threading
@@ -11,24 +9,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 import sqlalchemy as sa
 import structlog
 
-from wodmail import __version__, directory, hub, registry, requests, students, vaultkeys
+from wodmail import __version__, directory, drained, hub, registry, requests, students, vaultkeys
 from wodmail.alarms import Alarms
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.delivery import Couriers, writes_of
 from wodmail.engine import Engine
-from wodmail.errors import ConfigError, Problem, Refused, Temporary
+from wodmail.errors import ConfigError, Problem, Temporary
 from wodmail.intake import Intake
 from wodmail.jobs.describe import Describer
 from wodmail.jobs.passwords import Passwords
 from wodmail.jobs.runner import Runner
 from wodmail.jobs.services import Services
 from wodmail.lanes import UNFINISHED
+from wodmail.lock import Lock
 from wodmail.logs import Masker
 from wodmail.mail.listener import Listener
 from wodmail.mail.send import Sender
@@ -37,7 +35,7 @@ from wodmail.outbox import Outbox
 from wodmail.playbooks import Playbooks
 from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
-from wodmail.store import facts, jobs, mails, open_store
+from wodmail.store import facts, iso, jobs, mails, open_store
 from wodmail.trace import Trace, trace_path
 from wodmail.writes import kept
 
@@ -89,37 +87,6 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
     )
 
 
-class Lock:
-    """Only one live processor a state folder.
-
-    Args:
-        file: the lock file; the kernel lets go of it whatever ends the process.
-
-    Raises:
-        Refused: another one has it.
-    """
-
-    def __init__(self, file: Path) -> None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file: IO[str] = file.open("a+", encoding="ascii")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.seek(0)
-            owner = self._file.read(20).strip() or "unknown"
-            raise Refused(
-                f"Another wodmail (process {owner}) already works on {file.parent}. Stop it first, or use another "
-                "WODSTATEDIR.",
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def release(self) -> None:
-        """Let another processor in."""
-        self._file.close()
-
-
 class Server:
     """The processor.
 
@@ -138,6 +105,7 @@ class Server:
         self._due = threading.Event()
         self._last_mail = 0.0
         self._streak = 0
+        self._drained = False
         self.spool = Spool(settings.WODSTATEDIR / "spool")
         store = self.services.store
         self.runner = Runner(self.services, lambda: self.engine.draining)
@@ -170,6 +138,7 @@ class Server:
         self._remember_reading()
         self.engine.on_change(self._changed)
         self.engine.start()
+        self._tell_drained()
         self._mailer.start()
         if self.listener is not None:
             self.listener.start()
@@ -274,6 +243,7 @@ class Server:
 
         What they retry is found by the engine's own looks.
         """
+        self._tell_drained()
         if self.intake.held:
             self._wake.set()
         if self.alarms.look():
@@ -285,6 +255,16 @@ class Server:
                 requests.abort_waiting(self.services, job)
                 self._due.set()
             self.engine.kick()
+
+    def _tell_drained(self) -> None:
+        """Say in the log when the backend is found drained or resumed."""
+        found = drained.current(self.services.store)
+        if found.on and not self._drained:
+            log.warning("server-drained", since=iso(found.since), reason=found.reason)
+        elif self._drained and not found.on:
+            log.info("server-resumed")
+            self.engine.kick()
+        self._drained = found.on
 
     def _mail_loop(self) -> None:
         while not self._stopping.is_set():
@@ -330,7 +310,10 @@ class Server:
         if self.writes is not None and not self.writes.idle():
             return False
         store = self.services.store
-        unfinished = store.row(sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1))
+        left = sa.select(jobs.c.id).where(jobs.c.state.in_(UNFINISHED)).limit(1)
+        if self._drained:  # what is kept is none of our business until it is resumed
+            left = left.where(jobs.c.enqueued.is_(True))
+        unfinished = store.row(left)
         due = store.row(sa.select(mails.c.id).where(mails.c.state == "due", mails.c.tries == 0).limit(1))
         return unfinished is None and due is None
 
@@ -349,6 +332,7 @@ class Server:
         return {
             "backend": self.settings.WODBEFQDN,
             "version": __version__,
+            "jobs may start": drained.current(self.services.store).words() or "yes",
             "jobs at work": len(self.engine.active),
             "workers": self.settings.WODWORKERS,
             "writes kept": kept(self.services.store),

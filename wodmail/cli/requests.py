@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from wodmail import drained
 from wodmail import requests as requests_
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import load
@@ -48,9 +49,11 @@ def requests(file: Path | None, as_json: bool, limit: int, state: str | None) ->
 
     Example: wodmail requests --state failed
     """
-    rows = _open(file).recent(limit, state)
+    store = _open(file)
+    rows = store.recent(limit, state)
+    drain = drained.current(store)
     if as_json:
-        click.echo(json.dumps({"version": VERSION, "requests": rows}, indent=2))
+        click.echo(json.dumps({"version": VERSION, "drained": drain.words() or None, "requests": rows}, indent=2))
         return
     table = Table("request", "received", "action", "students", "workshop", "state", "reason", box=None)
     for row in rows:
@@ -67,6 +70,8 @@ def requests(file: Path | None, as_json: bool, limit: int, state: str | None) ->
     console.print(table)
     if not rows:
         console.print("no requests")
+    if drain.on:
+        console.print(f"[yellow]{_plain(drain.words())}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

@@ -50,5 +50,10 @@ def hash_() -> int:
     return logins.main()
 
 
-for command in (serve, work, requests, show, retry, abort, config, deliver, helper, install, query, demo, drain, resume):
+COMMANDS = (
+    *(serve, work, requests, show, retry, abort, drain, resume),
+    *(config, deliver, helper, install, query, demo),
+)
+
+for command in COMMANDS:
     root.add_command(command)

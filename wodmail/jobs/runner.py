@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import requests
+from wodmail import drained, requests
 from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
@@ -179,7 +179,8 @@ class Runner:
         if isinstance(runs, State):
             return StepOutcome(state=runs.value, again_in=0.0)
         spec = requests.spec_of(row, runs=runs)
-        context = StepContext(self.services, spec, named(name, spec.students[0]), row["waiting_since"], data)
+        waiting_since = self._not_drained(row["waiting_since"])
+        context = StepContext(self.services, spec, named(name, spec.students[0]), waiting_since, data)
         started = time.monotonic()
         told = {"request": spec.request, "job": job, "step": name}
         with at_work(spec.request, job), structlog.contextvars.bound_contextvars(**told):
@@ -219,12 +220,17 @@ class Runner:
         """Give the worker back while a service is away; fail with its words when patience is over."""
         now = time.time()
         since = context.data.get("away_since")
-        since = float(since) if isinstance(since, int | float) else now
+        since = self._not_drained(float(since)) if isinstance(since, int | float) else now
+        since = now if since is None else since
         pause = away_pause(max(0.0, now - since), self.services.settings.WODAPIDBPATIENCE)
         if pause is None:
             return outcome_of(error)
         log.warning("service-away", step=context.step.name, cause=error.operator)
         return StepResult(State.WAITING, note=error.sender, again_in=pause, data={"away_since": since})
+
+    def _not_drained(self, since: float | None) -> float | None:
+        """Since when a job has waited; a drain wears nobody's patience out: it begins anew when that ends."""
+        return None if since is None else max(since, drained.current(self.services.store).resumed)
 
     def _ended(self, result: StepResult) -> StepResult:
         """A step whose children were ended because the server goes down has not failed: it runs again."""

@@ -131,10 +131,17 @@ def render_budget_notice(settings: Settings, data: ReplyData, until: datetime) -
     return _reply(settings, data, "budget", "Further replies to you are held back for a while", text)
 
 
-def render_late(settings: Settings, data: ReplyData, minutes: int) -> EmailMessage:
-    """The alarm to WODMONITOR about a CREATE that is still at work so many minutes after its mail."""
+def render_late(settings: Settings, data: ReplyData, minutes: int, drained: str = "") -> EmailMessage:
+    """The alarm to WODMONITOR about a CREATE that has not ended so many minutes after its mail.
+
+    Args:
+        settings: name the backend and whether there is a frontend that gives up.
+        data: the request.
+        minutes: whole minutes since its mail, at least.
+        drained: what is said of the backend's drain; empty when jobs may start.
+    """
     width = max((len(step.name) for job in data.jobs for step in job.steps), default=0)
-    text = _render("late", data=data, minutes=minutes, participants=settings.apidb, width=width)
+    text = _render("late", data=data, minutes=minutes, participants=settings.apidb, width=width, drained=drained)
     return _reply(settings, data, "late", f"Re: {data.quoted}: not finished after {minutes} minutes", text)
 
 
