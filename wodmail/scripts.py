@@ -24,7 +24,13 @@ from wodmail.model import Action, JobSpec
 Kind = Literal["create", "cleanup", "reset", "post-copy"]
 _NAME = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FUNCTIONS = "functions.sh"
-_APPLIANCE = ("appliance.sh", "create-appliance.sh", "reset-appliance.sh", "cleanup-container-ratio.sh")
+_APPLIANCE = (
+    "appliance.sh",
+    "create-appliance.sh",
+    "reset-appliance.sh",
+    "cleanup-container-ratio.sh",
+    "check-appliance.sh",
+)
 _GO_ON = frozenset({Action.CLEANUP, Action.RESET, Action.PURGE})
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -96,7 +102,14 @@ class Scripts:
         """
         if not _NAME.fullmatch(ws):
             raise Failed(f"{ws[:80]!r} is no workshop's folder.")
-        name = f"{kind}-{ws}.sh"
+        return self.named(f"{kind}-{ws}.sh")
+
+    def named(self, name: str) -> list[Script]:
+        """The scripts of that name, public then private; a template wins over a script.
+
+        Args:
+            name: without `.j2`.
+        """
         found = []
         for where, folder in (("public", self._settings.WODSCRIPTDIR), ("private", self._settings.WODSCRIPTPRIVDIR)):
             candidates = (folder / f"{name}.j2", folder / name) if folder is not None else ()
@@ -140,6 +153,30 @@ class Scripts:
             words, causes = (" ".join(getattr(each, what) for each in failures) for what in ("sender", "operator"))
             raise Failed(words, causes, output="\n".join(each.output for each in failures))
         return ran
+
+    def run_setup(
+        self,
+        script: Script,
+        w: str,
+        students: tuple[int, ...],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> ScriptRun:
+        """Run a script that sets an appliance up (docs/appliances.md); `action` is SETUP.
+
+        Args:
+            script: as `named` gives it.
+            w: the workshop, "" for what is no workshop's own.
+            students: who work there; may be empty.
+            environment: what comes on top.
+            on_line: called with each line that it prints; may hold secrets.
+
+        Raises:
+            Failed: see `run`.
+        """
+        spec = JobSpec(0, 0, Action.CREATE, students or (0,), w)
+        more = {"action": "SETUP", "WODAPPLIANCESCRIPTS": str(self.appliance_scripts()), **environment}
+        return self._run(script, spec, self._environment(spec, more), on_line)
 
     def _run(self, script: Script, spec: JobSpec, values: dict[str, str], on_line: Callable[[str], None]) -> ScriptRun:
         file = self._rendered(script.where, script.file)
@@ -212,10 +249,10 @@ class Scripts:
         }
         if self._config_file is not None:
             values["WOD_CONFIG"] = str(self._config_file.absolute())
-        target = self.target(spec.workshop, student)
+        target = environment.get("WODRTARGET") or self.target(spec.workshop, student)
         if target is not None:
             values["WODRTARGET"] = target
-            values["WODAPPLIANCESCRIPTS"] = str(self._appliance_scripts())
+            values["WODAPPLIANCESCRIPTS"] = str(self.appliance_scripts())
         return values | dict(environment)
 
     def _functions(self) -> Path:
@@ -229,7 +266,7 @@ class Scripts:
                     return file
         raise Failed("A script that workshops share is missing.", f"no {name}.j2 in WODSCRIPTDIR")
 
-    def _appliance_scripts(self) -> Path:
+    def appliance_scripts(self) -> Path:
         """WODAPPLIANCESCRIPTS: the scripts for appliances, side by side, as they source each other."""
         folder = self._folder / "appliance"
         for name in _APPLIANCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from wodmail import __version__
+from wodmail.cli.appliance import appliance
 from wodmail.cli.config import config
 from wodmail.cli.deliver import deliver
 from wodmail.cli.demo import demo
@@ -52,7 +53,7 @@ def hash_() -> int:
 
 COMMANDS = (
     *(serve, work, requests, show, retry, abort, drain, resume),
-    *(config, deliver, helper, install, query, demo),
+    *(appliance, config, deliver, helper, install, query, demo),
 )
 
 for command in COMMANDS:
