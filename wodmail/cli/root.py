@@ -13,8 +13,10 @@ from wodmail.cli.drain import drain, resume
 from wodmail.cli.helper import helper
 from wodmail.cli.install import install
 from wodmail.cli.query import query
+from wodmail.cli.rebranding import rebranding
 from wodmail.cli.requests import abort, requests, retry, show
 from wodmail.cli.serve import serve, work
+from wodmail.cli.students import students
 
 
 @click.group()
@@ -53,7 +55,7 @@ def hash_() -> int:
 
 COMMANDS = (
     *(serve, work, requests, show, retry, abort, drain, resume),
-    *(appliance, config, deliver, helper, install, query, demo),
+    *(appliance, config, deliver, helper, install, rebranding, students, query, demo),
 )
 
 for command in COMMANDS:

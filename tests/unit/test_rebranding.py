@@ -1,0 +1,176 @@
+"""Rebranding: rules, texts, notebooks, folders; and the command."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.parts import shared_notebooks
+from wodmail.cli.rebranding import rebranding
+from wodmail.errors import ConfigError
+from wodmail.rebranding import Outcome, Rule, UnstableError, in_notebook, read_rules, rebrand, rebranded
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+def rules(folder: Path, text: str) -> tuple[Rule, ...]:
+    file = folder / "brands.yml"
+    file.write_text(text)
+    return read_rules(file)
+
+
+def notebook(*sources: str) -> str:
+    cells = [nbformat.v4.new_markdown_cell(source, id=f"c{number}") for number, source in enumerate(sources)]
+    return nbformat.writes(nbformat.v4.new_notebook(cells=cells))
+
+
+def test_rules_apply_in_their_order(tmp_path: Path) -> None:
+    """What one makes the next one sees; groups can be named in the text."""
+    found = rules(tmp_path, "'Acme (\\w+)': 'Beta \\1'\nBeta Labs: Gamma\n")
+    assert rebranded("Acme Labs, Acme Cloud", found) == ("Gamma, Beta Cloud", 3)
+
+
+def test_a_text_that_holds_what_it_replaces_is_replaced_once(tmp_path: Path) -> None:
+    """A second run finds it done, also where old and new stand side by side."""
+    found = rules(tmp_path, "Acme: Acme Labs by Acme\n")
+    once, count = rebranded("Acme and Acme", found)
+    assert (once, count) == ("Acme Labs by Acme and Acme Labs by Acme", 2)
+    assert rebranded(once + " Acme", found) == (once + " Acme Labs by Acme", 1)
+
+
+def test_rules_that_never_come_to_rest_are_refused_by_name(tmp_path: Path) -> None:
+    """A digit more at each run."""
+    found = rules(tmp_path, "'x': y\n'v(\\d)': 'v0\\1'\n")
+    with pytest.raises(UnstableError, match=r"rule 2, 'v\(\\\\d\)'"):
+        rebranded("v1", found)
+
+
+@given(
+    st.text(st.sampled_from('ab" \n\\{}é,:'), max_size=30),
+    st.lists(st.tuples(st.text("ab", min_size=1, max_size=3), st.text("abc", max_size=4)), min_size=1, max_size=3),
+)
+def test_a_second_run_changes_nothing(text: str, pairs: list[tuple[str, str]]) -> None:
+    """Whatever the text and the rules; rules that can't do that are refused."""
+    import re
+
+    found = [Rule(re.compile(re.escape(pattern)), word) for pattern, word in pairs]
+    try:
+        once, _ = rebranded(text, found)
+    except UnstableError:
+        return
+    assert rebranded(once, found) == (once, 0) or rebranded(once, found)[0] == once
+    raw = json.dumps({"cells": [{"source": [text], "image/png": "ab"}]})
+    try:
+        result, _ = in_notebook(raw, found)
+    except UnstableError:
+        return
+    assert json.loads(result) == {"cells": [{"source": [once], "image/png": "ab"}]}
+
+
+def test_a_notebook_stays_valid_and_keeps_its_layout(tmp_path: Path) -> None:
+    """Quotes in the new text, names of members and pictures."""
+    raw = notebook("Welcome to Acme", "# metadata of `Acme`", "nothing here")
+    found = rules(tmp_path, "Acme: 'the \"Beta\" \\\\ Lab'\nmetadata: facts\n")
+    result, count = in_notebook(raw, found)
+    assert count == 3
+    book = nbformat.reads(result, as_version=4)
+    nbformat.validate(book)
+    assert book.cells[1].source == '# facts of `the "Beta" \\ Lab`'
+    assert [line for line in result.splitlines() if "Beta" not in line] == [
+        line for line in raw.splitlines() if "Acme" not in line
+    ]
+
+
+def test_pictures_are_no_text(tmp_path: Path) -> None:
+    """Neither as outputs and attachments nor written into a text."""
+    found = rules(tmp_path, "iVBOR: XXXXX\nAAAA: ''\n")
+    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", {"image/png": PIXEL})])
+    raw = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+    assert in_notebook(raw, found) == (raw, 0)
+    text = f"![a](data:image/png;base64,{PIXEL}) iVBOR"
+    assert rebranded(text, found) == (text[:-5] + "XXXXX", 1)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    """Texts and notebooks; not .git, binaries or what a link leads to; modes stay."""
+    found = rules(tmp_path, "Acme: Beta\n")
+    folder = tmp_path / "books"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "config").write_text("Acme")
+    (folder / "run.sh").write_text("echo Acme\r\n", newline="")
+    (folder / "run.sh").chmod(0o750)
+    (folder / "logo.png").write_bytes(b"\x89PNG\0Acme")
+    (folder / "old.txt").write_bytes(b"Acme \xff")
+    (folder / "a.ipynb").write_text(notebook("Acme"))
+    (folder / "bad.ipynb").write_text("{ Acme")
+    (tmp_path / "outside").write_text("Acme")
+    (folder / "link").symlink_to(tmp_path / "outside")
+    told = {each.path: each.outcome for each in rebrand(folder, found, dry_run=True)}
+    assert told == {
+        "a.ipynb": Outcome.CHANGED,
+        "bad.ipynb": Outcome.FAILED,
+        "logo.png": Outcome.BINARY,
+        "old.txt": Outcome.BINARY,
+        "run.sh": Outcome.CHANGED,
+    }
+    assert (folder / "run.sh").read_text() == "echo Acme\n"
+    assert {each.path: each.outcome for each in rebrand(folder, found)} == told
+    assert (folder / "run.sh").read_bytes() == b"echo Beta\r\n"
+    assert stat.S_IMODE((folder / "run.sh").stat().st_mode) == 0o750
+    assert (tmp_path / "outside").read_text() == (folder / ".git" / "config").read_text() == "Acme"
+    assert {each.outcome for each in rebrand(folder, found)} == {Outcome.SAME, Outcome.FAILED, Outcome.BINARY}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".") and path.name != ".git"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- Acme\n", "no mapping"),
+        ("Acme: 5\n", "put them in quotes"),
+        ("'(': x\n", "missing"),
+        ("'a*': x\n", "matches nothing at all"),
+        ("'a': '\\1'\n", "invalid group reference"),
+        ("a: [\n", "can't be read"),
+    ],
+)
+def test_bad_maps_are_told(tmp_path: Path, text: str, words: str) -> None:
+    """Each with what is wrong."""
+    with pytest.raises(ConfigError, match=words):
+        rules(tmp_path, text)
+
+
+def test_the_command_shows_the_diff_first(tmp_path: Path) -> None:
+    """Dry run: exit status 2 and the diff; then for real; then nothing is left."""
+    (tmp_path / "map.yml").write_text("Acme: Beta\n")
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "x.md").write_text("# Acme\n")
+    call = [str(folder), "--map", str(tmp_path / "map.yml")]
+    dry = CliRunner().invoke(rebranding, [*call, "--dry-run"])
+    assert (dry.exit_code, "-# Acme" in dry.output, "+# Beta" in dry.output) == (2, True, True)
+    assert (folder / "x.md").read_text() == "# Acme\n"
+    done = CliRunner().invoke(rebranding, [*call, "--json"])
+    assert (done.exit_code, json.loads(done.output)["counts"]["changed"]) == (0, 1)
+    again = CliRunner().invoke(rebranding, [*call, "--dry-run"])
+    assert (again.exit_code, again.output.strip().splitlines()[-1]) == (
+        0,
+        "would be: 0 changed, 1 same, 0 binary, 0 failed",
+    )
+
+
+def test_real_workshops_stay_valid(tmp_path: Path) -> None:
+    """Every notebook of the workshops beside the checkout, when they are there."""
+    folder = shared_notebooks()
+    if folder is None:
+        pytest.skip("no real workshops beside the checkout")
+    found = rules(tmp_path, "'\\bHPE\\b': 'HPE \"Labs\"'\n'[Ww]orkshop(s?)': 'Lab\\1'\n")
+    done = list(rebrand(folder, found, dry_run=True))
+    assert sum(each.outcome is Outcome.CHANGED for each in done) > 10
+    assert not [each for each in done if each.outcome is Outcome.FAILED]
