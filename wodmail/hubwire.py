@@ -131,13 +131,14 @@ class Wire:
         if self._closing.wait(max(seconds, 0.0)):
             raise Temporary("The server goes down; JupyterHub is asked again after its next start.")
 
-    def call(self, method: str, path: str, *, slow: bool = False) -> Answer:
+    def call(self, method: str, path: str, *, slow: bool = False, body: object = None) -> Answer:
         """One call, repeated while the hub is away or busy.
 
         Args:
             method: of HTTP.
             path: below the API's base, e.g. /users/student121.
-            slow: whether it starts or stops a server.
+            slow: whether it starts or stops a server, or is about many users.
+            body: sent as JSON.
 
         Returns:
             The hub's answer: 2xx, 400, 404, 409, or a 500 in which it says why a server didn't start.
@@ -150,7 +151,7 @@ class Wire:
         away_until, tries = float("inf"), 0
         while True:
             tries += 1
-            response, cause = self._sent(method, path, SLOW if slow else QUICK)
+            response, cause = self._sent(method, path, SLOW if slow else QUICK, body)
             now = time.monotonic()
             if response is None or (_away(response) and not (slow and _explained(method, response))):
                 left, news = self._outage.found_away(now)
@@ -162,10 +163,10 @@ class Wire:
                 return self._sensible(method, path, response)
             self._wait_while_busy(response, tries, busy_until - now)
 
-    def _sent(self, method: str, path: str, seconds: float) -> tuple[httpx.Response | None, str]:
+    def _sent(self, method: str, path: str, seconds: float, body: object) -> tuple[httpx.Response | None, str]:
         """One try: the response, or None, and what came of it in words."""
         try:
-            response = self._client.request(method, self.base + path, timeout=seconds)
+            response = self._client.request(method, self.base + path, timeout=seconds, json=body)
         except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the client was closed meanwhile
             return None, self._clean(f"{type(error).__name__}: {error}")
         return response, f"{response.status_code} {self._answer(response).words}"

@@ -272,6 +272,15 @@ class Store:
                 "of its own."
             )
 
+    def made(self) -> bool:
+        """Whether the tables are there: a server has run with this database.
+
+        Raises:
+            Temporary: the database can't be reached.
+        """
+        with self._trouble(), self._reader.connect() as connection:
+            return bool(sa.inspect(connection).has_table(requests.name))
+
     @contextmanager
     def _trouble(self) -> Iterator[None]:
         try:
@@ -425,10 +434,9 @@ def open_readonly(settings: Settings) -> Store:
         Temporary: there is no database yet, so no server has ever run with this configuration.
     """
     store = open_store(settings)
-    with store._trouble(), store._reader.connect() as connection:
-        if not sa.inspect(connection).has_table(requests.name):
-            raise Temporary(
-                "No requests yet: the database has no tables. Start `wodmail serve` with this configuration first.",
-                f"no table {requests.name} in {sa.make_url(store.url).render_as_string(hide_password=True)}",
-            )
+    if not store.made():
+        raise Temporary(
+            "No requests yet: the database has no tables. Start `wodmail serve` with this configuration first.",
+            f"no table {requests.name} in {sa.make_url(store.url).render_as_string(hide_password=True)}",
+        )
     return store

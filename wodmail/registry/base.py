@@ -142,6 +142,13 @@ class Registry(Protocol):
         """What is known of a seat."""
         ...
 
+    def taken(self) -> set[int]:
+        """The students whose seats are assigned (kept for inspection, too) or worked at, by their numbers.
+
+        What is still to be written about them counts as not written: a seat may be told taken that is about to be free.
+        """
+        ...
+
     def session_token(self) -> str:
         """The token that workshop scripts find as `accessToken`; empty where none is needed."""
         ...

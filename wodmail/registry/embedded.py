@@ -236,6 +236,13 @@ class EmbeddedRegistry:
             return Seat(student)
         return Seat(row[0], bool(row[1]), row[2], row[3], bool(row[4]), row[5])
 
+    def taken(self) -> set[int]:
+        """See `Registry.taken`."""
+        with self._reading():
+            return {
+                row[0] for row in self._database.execute("SELECT student FROM seat WHERE assigned = 1 OR active = 1")
+            }
+
     def session_token(self) -> str:
         """Empty: there is no API to log in to."""
         return ""

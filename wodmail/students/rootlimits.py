@@ -133,14 +133,14 @@ def account_of(limits: Limits, student: object) -> Account:
     if found != wanted:
         words = f"The account of student {student} is not what it should be."
         raise HelperError("failed", words, f"{name} has uid, gid, home {found}, must be {wanted}")
-    guard = _guard_of(student)
+    guard = guard_of(student)
     if guard <= limits.uidbase + limits.highest:
         cause = f"no uid is left for the helper's own use above those of the students, up to {limits.highest}"
         raise HelperError("failed", "The root helper's limits are impossible.", cause)
     return Account(name, entry.pw_uid, entry.pw_gid, home, guard)
 
 
-def _guard_of(student: int) -> int:
+def guard_of(student: int) -> int:
     """A uid for each student that is no account's, counted down from the highest one there is for such."""
     ranges = (line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines())
     # In a container there may be few: then from below "nobody".
@@ -157,13 +157,32 @@ def hold(name: str) -> int:
     Raises:
         HelperError: the folder of the locks is not root's own.
     """
+    lock = _open_lock(name)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def try_hold(name: str) -> int | None:
+    """Take such a lock when nobody has it; else None.
+
+    Raises:
+        HelperError: see `hold`.
+    """
+    lock = _open_lock(name)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _open_lock(name: str) -> int:
     Path(LOCKS).mkdir(0o700, exist_ok=True)
     status = os.lstat(LOCKS)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise HelperError("failed", "The root helper can't lock an account.", f"{LOCKS} is not root's own folder")
-    lock = os.open(f"{LOCKS}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+    return os.open(f"{LOCKS}/{name}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 @contextlib.contextmanager

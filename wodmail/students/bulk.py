@@ -1,0 +1,418 @@
+"""All students of a backend at once: what there is of them, made and mended, removed.
+
+Several hundred at a time: their seats are seen to be free and kept from the root helper, the files of accounts are
+written once for all of them, then their homes are seen to. What is done is found out from what is there, so a run that
+was interrupted is completed by the next (docs/students.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from wodmail.errors import ConfigError, Problem, Refused, WodmailError
+from wodmail.schema import Settings
+from wodmail.students import accountfiles, base, homes, occupancy, roster
+from wodmail.students.housing import Housing
+from wodmail.students.rootlimits import Account, HelperError, guard_of
+from wodmail.students.rootprocesses import end_processes
+from wodmail.students.roster import Wanted
+
+ETC = Path("/etc")
+LOT = 400  # students at a time; each costs a descriptor, of which a process has 1024 as a rule
+DAY = 86400
+_CACHES = (("nscd", "-i", "passwd"), ("nscd", "-i", "group"), ("sss_cache", "-U", "-G"))
+
+Advance = Callable[[str, int, int], None]
+"""Called with what is done, how many are through, and of how many."""
+
+
+class State(StrEnum):
+    """What there is of a student's account, or was done about it."""
+
+    OK = "ok"
+    MISSING = "missing"
+    DIFFERS = "differs"
+    MADE = "made"
+    REPAIRED = "repaired"
+    REMOVED = "removed"
+    IN_USE = "in use"
+    WRONG = "wrong"
+    FAILED = "failed"
+
+
+CHANGED = (State.MADE, State.REPAIRED, State.REMOVED)
+BAD = (State.WRONG, State.FAILED)
+Against = dict[int, tuple[State, str]]
+"""What stands against touching students: the state that they are told in, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One student.
+
+    Args:
+        student: the student's number.
+        state: see `State`.
+        words: what differs, was done, or stands against it.
+    """
+
+    student: int
+    state: State
+    words: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """What came of one run.
+
+    Args:
+        rows: by student, in their order.
+        trouble: what could not be done for all of them, in words.
+    """
+
+    rows: dict[int, Row] = field(default_factory=dict)
+    trouble: list[str] = field(default_factory=list)
+
+    def set(self, student: int, state: State, *words: str) -> None:
+        """Say what came of a student."""
+        self.rows[student] = Row(student, state, words)
+
+    def add(self, student: int, state: State, words: str) -> None:
+        """Say one thing more; only a student who was well, or is now badly off, gets another state."""
+        before = self.rows[student]
+        changes = before.state is State.OK or state in BAD
+        self.rows[student] = Row(student, state if changes else before.state, (*before.words, words))
+
+    def counts(self) -> dict[str, int]:
+        """How many students are in each state that any is in."""
+        states = [row.state for row in self.rows.values()]
+        return {state.value: states.count(state) for state in State if state in states}
+
+    def students(self, *states: State) -> list[int]:
+        """The students in some states."""
+        return [row.student for row in self.rows.values() if row.state in states]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed."""
+        return bool(self.students(*CHANGED))
+
+
+@dataclass
+class _Look:
+    """One look at everything: accounts by student, and homes."""
+
+    accounts: dict[int, roster.Found]
+    homes: dict[int, tuple[bool, tuple[str, ...], tuple[str, ...]]]
+
+    def new(self, student: int) -> bool:
+        """Whether there is nothing at all of a student."""
+        return not self.accounts[student].there and not self.homes[student][0]
+
+    def mendable(self, student: int) -> tuple[str, ...]:
+        account, (there, home, _) = self.accounts[student], self.homes[student]
+        missing = (*(() if account.there else ("no account",)), *(() if there else ("no home",)))
+        return (*missing, *(account.mendable if account.there else ()), *home)
+
+    def wrong(self, student: int) -> tuple[str, ...]:
+        return (*self.accounts[student].wrong, *self.homes[student][2])
+
+    def state(self, student: int) -> Row:
+        wrong, mendable = self.wrong(student), self.mendable(student)
+        if wrong:
+            return Row(student, State.WRONG, (*wrong, *mendable))
+        if self.new(student):
+            return Row(student, State.MISSING, ("no account, no home",))
+        return Row(student, State.DIFFERS if mendable else State.OK, mendable)
+
+
+class Bulk:
+    """The students' accounts and homes on this machine.
+
+    Args:
+        settings: the configuration.
+        etc: where the files of accounts are.
+        advance: is told how far it is.
+
+    Raises:
+        ConfigError: the configuration has no such accounts, WODUSER is missing, or the caller is not root.
+    """
+
+    def __init__(self, settings: Settings, *, etc: Path = ETC, advance: Advance = lambda *_: None) -> None:
+        if settings.WODSANDBOX:
+            raise ConfigError([Problem("WODSANDBOX", "students of a sandbox are plain folders, made when asked for")])
+        if os.geteuid() != 0:
+            raise ConfigError([Problem("wodmail students", "only root can see to accounts; call it with sudo")])
+        try:
+            user = pwd.getpwnam(settings.WODUSER).pw_uid
+        except KeyError:
+            words = f"there is no user {settings.WODUSER}; make it first"
+            raise ConfigError([Problem("WODUSER", words)]) from None
+        self._settings = settings
+        self._etc = etc
+        self._advance = advance
+        self._housing = Housing(settings.WODSTUDDIR, user, base.skel(settings))
+        self._backup = True
+
+    # -- status -----------------------------------------------------------------------------------------------
+
+    def status(self, students: Sequence[int]) -> Report:
+        """What there is of students; changes nothing.
+
+        Args:
+            students: their numbers.
+
+        Raises:
+            WodmailError: it can't be found out.
+        """
+        with self._housing.opened(write=False):
+            look = self._look(self._wanted(students))
+        return Report({student: look.state(student) for student in students})
+
+    def _wanted(self, students: Sequence[int]) -> list[Wanted]:
+        return [roster.wanted(self._settings, student) for student in students]
+
+    def _look(self, wants: Sequence[Wanted]) -> _Look:
+        files = accountfiles.read(self._etc)
+        index = roster.index_of(files)
+        accounts = {want.student: roster.compare(index, files, want) for want in wants}
+        found = {}
+        for count, want in enumerate(wants, 1):
+            home = self._housing.look(want)
+            found[want.student] = (home.there, home.mendable, home.wrong)
+            if count % LOT == 0 or count == len(wants):
+                self._advance("looked at", count, len(wants))
+        return _Look(accounts, found)
+
+    # -- ensure -----------------------------------------------------------------------------------------------
+
+    def ensure(self, students: Sequence[int]) -> Report:
+        """Make what is missing and mend what differs, but for seats in use.
+
+        Args:
+            students: their numbers.
+
+        Raises:
+            WodmailError: nothing, or nothing more, can be done; what was done stays done.
+        """
+        wants = {want.student: want for want in self._wanted(students)}
+        with self._housing.opened(write=True):
+            look = self._look(list(wants.values()))
+            report = Report({student: look.state(student) for student in students})
+            todo = report.students(State.MISSING, State.DIFFERS)
+            self._elsewhere(report, [wants[student] for student in todo if not look.accounts[student].there])
+            todo = report.students(State.MISSING, State.DIFFERS)
+            for lot in _lots(todo):
+                with self._free(report, [wants[student] for student in lot], look.new) as free:
+                    self._ensure(report, free, look)
+                self._advance("accounts and homes made", todo.index(lot[-1]) + 1, len(todo))
+        return report
+
+    def _ensure(self, report: Report, free: Sequence[Wanted], look: _Look) -> None:
+        with accountfiles.locked(self._etc):
+            files = accountfiles.read(self._etc)
+            roster.make(files, free, int(time.time()) // DAY)
+            self._write(files, roster.MAKING)
+            index = roster.index_of(accountfiles.read(self._etc))
+            left = {want.student: roster.compare(index, files, want) for want in free}
+        for want in free:
+            found = left[want.student]
+            if found.wrong or not found.there:  # came in between
+                report.set(want.student, State.WRONG, *found.wrong)
+                continue
+            new = look.new(want.student)
+            try:
+                self._house(want)
+            except OSError as error:
+                report.set(want.student, State.FAILED, f"{want.home}: {error.strerror}")
+                continue
+            words = () if new else look.mendable(want.student)
+            report.set(want.student, State.MADE if new else State.REPAIRED, *words)
+
+    def _house(self, want: Wanted) -> None:
+        home = self._housing.look(want)
+        if not home.there:
+            self._housing.make(want)
+        elif home.mendable:
+            self._housing.mend(want)
+
+    def _elsewhere(self, report: Report, wants: Iterable[Wanted]) -> None:
+        """Refuse those whose name or uid belongs to somebody of whom the files know nothing (LDAP and the like)."""
+        if self._etc != ETC:
+            return
+        for want in wants:
+            with contextlib.suppress(KeyError):
+                other = pwd.getpwuid(want.uid).pw_name
+                report.set(want.student, State.WRONG, f"uid {want.uid} belongs to {other}, who is no account of {ETC}")
+            with contextlib.suppress(KeyError):
+                pwd.getpwnam(want.name)
+                report.set(want.student, State.WRONG, f"there is a {want.name} already, who is no account of {ETC}")
+
+    # -- remove -----------------------------------------------------------------------------------------------
+
+    def remove(
+        self,
+        students: Sequence[int],
+        *,
+        force: bool = False,
+        before: Callable[[list[int]], Against] = lambda _: {},
+    ) -> Report:
+        """Remove accounts with their homes, but for seats in use.
+
+        Args:
+            students: their numbers; they may lie outside WODUSERMIN to WODUSERMAX.
+            force: end the students' processes and don't ask the registry; jobs at work stay a reason against it.
+            before: is called with students whose seats are free and held, before anything of theirs is removed; gives
+                reasons against it, by student.
+
+        Raises:
+            WodmailError: nothing, or nothing more, can be done; what was done stays done.
+        """
+        wants = {want.student: want for want in self._wanted(students)}
+        report = Report()
+        with self._housing.opened(write=True):
+            todo = self._removable(report, list(wants.values()))
+            for lot in _lots(todo):
+                with self._free(report, [wants[student] for student in lot], lambda _: False, force=force) as free:
+                    self._remove(report, free, before, force=force)
+                self._advance("removed", todo.index(lot[-1]) + 1, len(todo))
+        report.rows = {student: report.rows[student] for student in students}
+        return report
+
+    def _removable(self, report: Report, wants: Sequence[Wanted]) -> list[int]:
+        """The students of whom there is something, and nothing against removing it."""
+        files = accountfiles.read(self._etc)
+        index = roster.index_of(files)
+        left = roster.named(files)
+        mounts = self._housing.mounts(wants)
+        for want in wants:
+            home = self._housing.look(want)
+            strange = roster.ours(index, want)
+            if strange:
+                report.set(want.student, State.WRONG, strange)
+            elif want.student in mounts:
+                report.set(want.student, State.WRONG, f"{mounts[want.student]} is a mount point; unmount it first")
+            elif home.there and home.wrong:
+                report.set(want.student, State.WRONG, *home.wrong)
+            elif home.there or want.name in left:
+                report.set(want.student, State.DIFFERS)
+            else:
+                report.set(want.student, State.OK)
+        return report.students(State.DIFFERS)
+
+    def _remove(
+        self,
+        report: Report,
+        free: Sequence[Wanted],
+        before: Callable[[list[int]], Against],
+        *,
+        force: bool,
+    ) -> None:
+        against = before([want.student for want in free])
+        for student, (state, words) in against.items():
+            report.set(student, state, words)
+        todo = [want for want in free if want.student not in against]
+        if force:
+            todo = [want for want in todo if self._ended(report, want)]
+        with accountfiles.locked(self._etc):
+            files = accountfiles.read(self._etc)
+            roster.strike(files, todo)
+            self._write(files, roster.STRIKING)
+        # Who came in while the account was still there has the home in use.
+        late = occupancy.at_work({want.uid: want.student for want in todo})
+        for want in todo:
+            if want.student in late:
+                report.set(want.student, State.IN_USE, f"{occupancy.WORKING}; the account is removed, the home is left")
+                continue
+            try:
+                self._housing.remove(want)
+                report.set(want.student, State.REMOVED)
+            except (OSError, homes.NotEmptyError) as error:
+                words = f"the account is removed, but not all that was in {want.home}: {error}"
+                report.set(want.student, State.FAILED, words)
+
+    def _ended(self, report: Report, want: Wanted) -> bool:
+        try:
+            account = Account(want.name, want.uid, want.gid, want.home, guard_of(want.student))
+            end_processes(account)
+        except (HelperError, OSError) as error:
+            report.set(want.student, State.FAILED, getattr(error, "cause", str(error)))
+            return False
+        return True
+
+    # -- both -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _free(
+        self, report: Report, wants: Sequence[Wanted], new: Callable[[int], bool], *, force: bool = False
+    ) -> Iterator[list[Wanted]]:
+        """Those whose seats are free, kept from the root helper for a while; the others are told as in use.
+
+        Where there is nothing yet, jobs and the registry have nothing to say.
+        """
+        with occupancy.kept_from_helper({want.student: want.name for want in wants}) as held:
+            against = self._engaged([want for want in wants if not new(want.student)], force=force)
+            against |= {want.student: (State.IN_USE, occupancy.HELPER) for want in wants if want.student not in held}
+            if not force:
+                working = occupancy.at_work({want.uid: want.student for want in wants})
+                against |= dict.fromkeys(working, (State.IN_USE, occupancy.WORKING))
+            for student, (state, words) in against.items():
+                report.set(student, state, words)
+            yield [want for want in wants if want.student not in against]
+
+    def _engaged(self, wants: Sequence[Wanted], *, force: bool) -> Against:
+        """Those for whom a job is unfinished, or whose seat is taken; with `force` the registry isn't heard."""
+        if not wants:
+            return {}
+        try:
+            found = occupancy.engaged(self._settings)
+        except WodmailError as error:
+            words = f"it can't be found out whether its seat is in use: {error.sender}"
+            return {want.student: (State.FAILED, words) for want in wants}
+        heard = {student: words for student, words in found.items() if not (force and words == occupancy.TAKEN)}
+        return {want.student: (State.IN_USE, heard[want.student]) for want in wants if want.student in heard}
+
+    def _write(self, files: accountfiles.Files, order: tuple[str, ...]) -> None:
+        if accountfiles.write(self._etc, files, order, backup=self._backup):
+            self._backup = False  # the backups hold what was before the whole run
+            if self._etc == ETC:
+                for program, *arguments in _CACHES:
+                    if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin"):
+                        subprocess.run([program, *arguments], capture_output=True, check=False)  # may not be running
+
+
+def _lots(students: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(students), LOT):
+        yield students[start : start + LOT]
+
+
+def numbers(settings: Settings, text: str | None, *, beyond: bool = False) -> list[int]:
+    """The students that a text like 121-140 or 121 names; all of this backend without one.
+
+    Args:
+        settings: WODUSERMIN and WODUSERMAX are used.
+        text: the text.
+        beyond: whether they may lie outside WODUSERMIN to WODUSERMAX.
+
+    Raises:
+        Refused: it names none, or other students than this backend's.
+    """
+    first, last = settings.WODUSERMIN, settings.WODUSERMAX
+    if text is None:
+        return list(range(first, last + 1))
+    low, _, high = text.partition("-")
+    high = high if "-" in text else low
+    if not all(part.isascii() and part.isdecimal() and len(part) < 8 for part in (low, high)) or int(low) > int(high):
+        raise Refused(f"{text!r} names no students; write 121 or 121-140.")
+    if int(low) < 1 or not (beyond or first <= int(low) <= int(high) <= last):
+        raise Refused(f"This backend has students {first} to {last} (WODUSERMIN, WODUSERMAX), not {text}.")
+    return list(range(int(low), int(high) + 1))

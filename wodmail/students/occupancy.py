@@ -1,0 +1,170 @@
+"""Whose seats are in use, asked of everybody who could know, so that no account is changed under its student.
+
+A seat is in use when the student's processes run, when the root helper works on it, when a job for it is not finished,
+or when the registry says that it is taken. The last two are asked with WODUSER's rights, because the database and the
+registry are WODUSER's: root neither makes files there nor follows what lies there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from wodmail import registry
+from wodmail.errors import Failed, Temporary, WodmailError
+from wodmail.lanes import UNFINISHED
+from wodmail.registry.embedded import FILE
+from wodmail.schema import Settings
+from wodmail.store import Store, jobs, lanes, open_store
+from wodmail.students.rootlimits import HelperError, try_hold
+
+WORKING = "its student's processes run"
+HELPER = "the root helper works on it"
+JOB = "job {} is not finished"
+TAKEN = "the registry says that it is taken"
+
+
+@contextlib.contextmanager
+def kept_from_helper(names: Mapping[int, str]) -> Iterator[set[int]]:
+    """Hold the root helper's locks of students while the block runs: meanwhile it works on none of them.
+
+    Args:
+        names: the accounts' names by student; a few hundred, each costs a descriptor.
+
+    Yields:
+        The students whose locks we have; on the others the helper works now.
+
+    Raises:
+        Failed: the folder of the locks is not root's own.
+    """
+    with contextlib.ExitStack() as stack:
+        held = set()
+        for student, name in names.items():
+            try:
+                lock = try_hold(name)
+            except HelperError as error:
+                raise Failed(error.words, error.cause) from error
+            if lock is not None:
+                stack.callback(os.close, lock)
+                held.add(student)
+        yield held
+
+
+def at_work(uids: Mapping[int, int]) -> set[int]:
+    """The students who have a process, by one look at all processes.
+
+    Args:
+        uids: students by their uid; any uid of a process counts, also the effective one alone.
+    """
+    found = set()
+    with os.scandir("/proc") as entries:
+        pids = [entry.name for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{pid}/status").read_bytes()
+            line = status[status.index(b"\nUid:") :].split(b"\n", 2)[1]
+            found |= {uids[uid] for uid in map(int, line.split()[1:]) if uid in uids}
+    return found
+
+
+def engaged(settings: Settings) -> dict[int, str]:
+    """The students for whom a job is unfinished or whose seat is taken, and which of it, asked as WODUSER.
+
+    Args:
+        settings: WODUSER, WODSTATEDIR, WODDATABASEURL and the keys of the API-DB are used.
+
+    Raises:
+        Temporary: the database or the registry is away.
+        Failed: it clearly says no.
+    """
+    answer = _asked_as(settings.WODUSER, settings)
+    if "error" in answer:
+        kind = Temporary if answer.get("temporary") else Failed
+        raise kind(str(answer["error"]), str(answer.get("cause", answer["error"])))
+    return {int(student): str(why) for student, why in answer["engaged"].items()}
+
+
+def _asked_as(user: str, settings: Settings) -> dict[str, dict[str, str]]:
+    """What `ask` says in a child that is that user and no longer root."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            os.close(reading)
+            _become(user)
+            with os.fdopen(writing, "w", encoding="utf-8") as out:
+                json.dump(_told(settings), out)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as source:
+        text = source.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0 or not text:
+        words = "It could not be found out which seats are in use; nothing was changed."
+        raise Failed(words, f"the process that asks as {user} ended with {os.waitstatus_to_exitcode(status)}")
+    answer: dict[str, dict[str, str]] = json.loads(text)
+    return answer
+
+
+def _become(user: str) -> None:
+    if os.geteuid() == 0:
+        account = pwd.getpwnam(user)
+        os.initgroups(user, account.pw_gid)
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def _told(settings: Settings) -> dict[str, object]:
+    try:
+        return {"engaged": ask(settings)}
+    except WodmailError as error:
+        return {"error": error.sender, "cause": error.operator, "temporary": isinstance(error, Temporary)}
+
+
+def ask(settings: Settings) -> dict[int, str]:
+    """The same with the caller's own rights.
+
+    Raises:
+        WodmailError: the database or the registry can't be asked.
+    """
+    found = dict.fromkeys(_taken(settings), TAKEN)
+    store = open_store(settings)
+    try:
+        found |= {student: JOB.format(job) for student, job in _unfinished(store).items()}
+    finally:
+        store.close()
+    return found
+
+
+def _taken(settings: Settings) -> Collection[int]:
+    if not settings.apidb and not (settings.WODSTATEDIR / FILE).exists():
+        return ()  # no seat was ever given; asking would make the file
+    seats = registry.for_settings(settings)
+    try:
+        return seats.taken()
+    finally:
+        seats.close()
+
+
+def _unfinished(store: Store) -> dict[int, int]:
+    """The newest unfinished job of each student who has one."""
+    if store.url.startswith("sqlite:///") and not Path(store.url.removeprefix("sqlite:///")).exists():
+        return {}
+    query = (
+        sa.select(lanes.c.student, lanes.c.job)
+        .join(jobs, jobs.c.id == lanes.c.job)
+        .where(jobs.c.backend == store.backend, jobs.c.state.in_(UNFINISHED))
+        .order_by(lanes.c.job)
+    )
+    return {row["student"]: row["job"] for row in store.rows(query)} if store.made() else {}
