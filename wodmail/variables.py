@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from wodmail import vault, vaultformat, vaultkeys
+from wodmail import distribution, vault, vaultformat, vaultkeys
 from wodmail.config import Settings
 from wodmail.errors import Failed
 
+HOST = "127.0.0.1"
 ENDINGS = ("", ".yml", ".yaml", ".json")
 _VAULT_HEADER = "$ANSIBLE_VAULT;"
 
@@ -31,7 +33,9 @@ _lock = threading.Lock()
 
 
 def for_group(settings: Settings) -> dict[str, Any]:
-    """The configuration's names, then group_vars all and WODGROUP, public then private; later wins.
+    """The configuration's names, then group_vars all, WODGROUP and the distribution's, public then private; later wins.
+
+    What every machine has (ansible_distribution and the like) comes first, and anything may override it.
 
     Args:
         settings: the configuration; tells the passwords that open what is vaulted.
@@ -39,7 +43,7 @@ def for_group(settings: Settings) -> dict[str, Any]:
     Raises:
         Failed: a variable file can't be read; names it and the line.
     """
-    merged = settings.variables()
+    merged = {**machine(settings.WODGROUP), **settings.variables()}
     for file in _all(settings):
         merged.update(file.values)
     return merged
@@ -57,9 +61,35 @@ def from_vault(settings: Settings) -> frozenset[str]:
     return frozenset().union(*(file.opened for file in _all(settings)))
 
 
+def machine(group: str) -> dict[str, Any]:
+    """Facts of this machine that cost nothing to find out, named as Ansible's.
+
+    Args:
+        group: WODGROUP.
+    """
+    known, system = distribution.read(), os.uname()
+    name, _, major = (distribution.name() or "").rpartition("-")
+    facts = {
+        "architecture": system.machine,
+        "distribution": name,
+        "distribution_major_version": major,
+        "distribution_release": known.get("VERSION_CODENAME", ""),
+        "distribution_version": known.get("VERSION_ID", ""),
+        "hostname": system.nodename.partition(".")[0],
+        "kernel": system.release,
+        "machine": system.machine,
+        "nodename": system.nodename,
+        "system": system.sysname,
+    }
+    facts = {name: value for name, value in facts.items() if value}
+    plain = {f"ansible_{name}": value for name, value in facts.items()}
+    return {**plain, "ansible_facts": facts, "group_names": [group], "groups": {"all": [HOST], group: [HOST]}}
+
+
 def _all(settings: Settings) -> Iterator[_File]:
+    own = distribution.name()
     for folder in (settings.WODANSIBLEDIR, settings.WODANSIBLEPRIVDIR):
-        for name in ("all", settings.WODGROUP):
+        for name in ("all", settings.WODGROUP, *([own] if own else [])):
             for path in _files(folder / "group_vars", name) if folder is not None else ():
                 yield _load(path, settings)
 
