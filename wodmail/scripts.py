@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wodmail import appliances, configtext, paths, rendering, variables
+from wodmail import appliances, configtext, containerscripts, paths, rendering, variables
 from wodmail.catalog import Catalog, Workshop
 from wodmail.children import Children, Finished
 from wodmail.config import Settings
@@ -30,6 +30,7 @@ _APPLIANCE = (
     "reset-appliance.sh",
     "cleanup-container-ratio.sh",
     "check-appliance.sh",
+    "container-workshop.sh",
 )
 _GO_ON = frozenset({Action.CLEANUP, Action.RESET, Action.PURGE})
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -113,8 +114,18 @@ class Scripts:
         found = []
         for where, folder in (("public", self._settings.WODSCRIPTDIR), ("private", self._settings.WODSCRIPTPRIVDIR)):
             candidates = (folder / f"{name}.j2", folder / name) if folder is not None else ()
-            found += [Script(name, where, file) for file in candidates if file.is_file()][:1]
+            found += [Script(name, where, file) for file in candidates if file.is_file() and not _is_made(file)][:1]
+        if "public" not in {script.where for script in found}:
+            found = [*self._of_definition(name), *found]
         return found
+
+    def _of_definition(self, name: str) -> list[Script]:
+        """The script that the workshop's file in conf/containers/ is made into, if it has one."""
+        kind, _, ws = name.removesuffix(".sh").partition("-WKSHP-")
+        file = containerscripts.file_of(self._settings, f"WKSHP-{ws}") if ws else None
+        if file is None or (kind == "post-copy" and containerscripts.load(file).notebooks is None):
+            return []
+        return [Script(name, "public", file)] if kind in containerscripts.KINDS else []
 
     def exists(self, kind: Kind, ws: str) -> bool:
         """Whether there is such a script, public or private."""
@@ -175,11 +186,13 @@ class Scripts:
             Failed: see `run`.
         """
         spec = JobSpec(0, 0, Action.CREATE, students or (0,), w)
-        more = {"action": "SETUP", "WODAPPLIANCESCRIPTS": str(self.appliance_scripts()), **environment}
+        folder = str(self.appliance_scripts())
+        own = {"action": "SETUP", "WODSTUDENTS": " ".join(map(str, students)), "WODAPPLIANCESCRIPTS": folder}
+        more = {**own, **environment}
         return self._run(script, spec, self._environment(spec, more), on_line)
 
     def _run(self, script: Script, spec: JobSpec, values: dict[str, str], on_line: Callable[[str], None]) -> ScriptRun:
-        file = self._rendered(script.where, script.file)
+        file = self._made(script) if script.file.suffix == ".yml" else self._rendered(script.where, script.file)
         on_line(f"running {script.where} {script.name} ({file})")
         began = time.monotonic()
         ended = self._children.run(
@@ -214,6 +227,18 @@ class Scripts:
         target = self._folder / where / file.stem
         try:
             _renew(target, self._text(file), 0o600)
+        except OSError as error:
+            raise Failed("A workshop script could not be made.", f"{target}: {error}") from error
+        return target
+
+    def _made(self, script: Script) -> Path:
+        """A script made of a definition, as `wodmail deliver` would write it."""
+        definition = containerscripts.load(script.file)
+        ws = script.file.stem
+        text = containerscripts.scripts_of(ws, definition, variables.for_group(self._settings))[script.name]
+        target = self._folder / script.where / script.name
+        try:
+            _renew(target, text.encode(), 0o600)
         except OSError as error:
             raise Failed("A workshop script could not be made.", f"{target}: {error}") from error
         return target
@@ -301,6 +326,15 @@ class Scripts:
     def _in_catalog(self, w: str) -> Workshop:
         found = self._catalog.find(w)
         return found if found is not None else Workshop(w)
+
+
+def _is_made(file: Path) -> bool:
+    """Whether a script was made of a definition; then that, which may be newer, counts."""
+    try:
+        with file.open("rb") as source:
+            return containerscripts.is_made(source.read(1000).decode(errors="replace"))
+    except OSError:  # bash will say what is wrong with it
+        return False
 
 
 def _renew(target: Path, text: bytes, mode: int) -> None:

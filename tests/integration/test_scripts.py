@@ -333,7 +333,9 @@ def test_the_scripts_for_appliances_are_at_hand(site: Site) -> None:
     assert site.output() == [
         "own",
         "appliance.sh",
+        "check-appliance.sh",
         "cleanup-container-ratio.sh",
+        "container-workshop.sh",
         "create-appliance.sh",
         "reset-appliance.sh",
         "executable",
@@ -351,7 +353,7 @@ def test_own_scripts_are_clean(tmp_path: Path) -> None:
     assert {"appliance.sh", "functions.sh", "create-WKSHP-Appliance101.sh"} < {script.name for script in scripts}
     texts = {script.stem: PROGRAM.findall(script.read_text()) for script in scripts}
     ((prelude,), programs) = texts.pop("appliance"), {name: found for name, found in texts.items() if found}
-    assert len(programs) == 3
+    assert len(programs) == 5
     for name, found in programs.items():
         # What runs on an appliance is a text to the script that sends it.
         (tmp_path / "scripts" / f"{name}-there.sh").write_text("#!/bin/bash\n" + prelude + "".join(found))

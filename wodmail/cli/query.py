@@ -230,6 +230,24 @@ def add_notebooks(backend: Backend, student: int, name: str) -> None:
     click.echo(f"{count} notebook(s)")
 
 
+@query.command("notebooks")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.pass_obj
+def notebooks(backend: Backend, student: int, name: str) -> None:
+    """Write a student's notebooks of a workshop to standard output, as a tar archive with the workshop's folder in it.
+
+    NAME is WKSHP-Name or CHLG-Name. They are read with the student's rights.
+    """
+    from wodmail.students import broughthome
+
+    base.check_number(backend.settings, student)
+    folder = folder_name(name)
+    if folder is None:
+        raise Failed(f"{name!r} is no workshop; write WKSHP-Name or CHLG-Name")
+    broughthome.pack(folder, backend.accounts.notebooks(student, folder), sys.stdout.buffer)
+
+
 @query.command("erase")
 @click.argument("student", type=int)
 @click.pass_obj

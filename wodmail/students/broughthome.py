@@ -1,7 +1,8 @@
-"""Notebooks out of a container's tar archive, whose content is the student's: anything may be in it."""
+"""Notebooks in and out of a container by tar archive; what comes out is the student's: anything may be in it."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import tarfile
 from typing import IO
@@ -66,3 +67,21 @@ def _inside(info: tarfile.TarInfo) -> str | None:
     if odd or not info.isreg() or not info.name.endswith(".ipynb") or not info.name.isprintable():
         return None
     return "/".join(parts)
+
+
+def pack(folder: str, found: list[tuple[str, bytes]], archive: IO[bytes]) -> None:
+    """The way back: a tar archive that holds one folder with these notebooks, for `tar -x` in a container.
+
+    Args:
+        folder: the folder's name, WKSHP-Name.
+        found: pairs of path within the folder and content.
+        archive: written to, never sought in.
+    """
+    with tarfile.open(fileobj=archive, mode="w|") as tar:
+        top = tarfile.TarInfo(folder)
+        top.type, top.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(top)
+        for path, content in found:
+            member = tarfile.TarInfo(f"{folder}/{path}")
+            member.size, member.mode = len(content), 0o644
+            tar.addfile(member, io.BytesIO(content))
