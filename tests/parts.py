@@ -28,6 +28,7 @@ PROGRAMS = {
     "shc": ("shc", "shc"),
     "strings": ("strings", "binutils"),
     "sudo": ("sudo", "sudo"),
+    "systemd-analyze": ("systemd-analyze", "systemd"),
     "systemd-nspawn": ("systemd-nspawn", "systemd-container"),
     "tinyproxy": ("tinyproxy", "tinyproxy"),
     "useradd": ("useradd", "passwd"),

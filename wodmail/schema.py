@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from wodmail import paths
+from wodmail import paths, schedule
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -156,6 +156,7 @@ class Settings(BaseModel):
     WODSYSPRIVDIR: Path | None = key(None, "Private system files.", shown="WODPRIVDIR/sys")
     WODPRIVNOBO: Path | None = key(None, "Private workshops.", shown="WODPRIVDIR/notebooks")
     WODINSDIR: Path = key(Path(), "Installation scripts.", shown="WODBEDIR/install")
+    WODWITHOUT: Words = key([], "Sources that wod-install takes nothing from (docs/install.md).")
 
     WODSANDBOX: bool = key(False, "Students' accounts are plain folders; no root needed.")
     WODHELPER: Path = key(
@@ -174,6 +175,12 @@ class Settings(BaseModel):
     WODSCRIPTTIMEOUT: float = key(1800, "Longest time for one workshop script, in seconds.", gt=0)
     WODDRAIN: float = key(15, "SIGTERM lets running steps finish up to this long, in seconds.", ge=0)
     WODRETENTION: int = key(90, "How long finished requests, raw mails and traces are kept, in days.", ge=1)
+    WODSCHEDULES: Annotated[dict[str, str], BeforeValidator(schedule.readable)] = key(
+        {}, "When schedules run, by name: HH:MM, Sun HH:MM, Mon,Thu HH:MM, hourly, on or off (docs/schedules.md)."
+    )
+    WODDEVGROUP: str = key(
+        "", "Linux group of the developers, who get WKSHP-Template in their homes.", shown="nobody gets it"
+    )
     WODSELFCLEAN: bool = key(False, "Clean seats whose customer expired without a CLEANUP mail.")
 
     WODDOOR: Literal["listener", "postfix"] = key("listener", "Who owns WODPOSTPORT: wodmail's listener, or Postfix.")
@@ -257,6 +264,12 @@ class Settings(BaseModel):
         field = cls.model_fields.get(info.field_name)
         if isinstance(value, bool) and field is not None and field.annotation in (int, float):
             raise ValueError("write a number, not true or false")
+        return value
+
+    @field_validator("WODSCHEDULES")
+    @classmethod
+    def _times(cls, value: dict[str, str]) -> dict[str, str]:
+        schedule.times(value)
         return value
 
     @model_validator(mode="after")

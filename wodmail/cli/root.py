@@ -6,6 +6,7 @@ import click
 
 from wodmail import __version__
 from wodmail.cli.appliance import appliance
+from wodmail.cli.check import check
 from wodmail.cli.config import config
 from wodmail.cli.deliver import deliver
 from wodmail.cli.demo import demo
@@ -15,6 +16,7 @@ from wodmail.cli.install import install
 from wodmail.cli.query import query
 from wodmail.cli.rebranding import rebranding
 from wodmail.cli.requests import abort, requests, retry, show
+from wodmail.cli.schedule import schedule
 from wodmail.cli.serve import serve, work
 from wodmail.cli.students import students
 
@@ -54,8 +56,8 @@ def hash_() -> int:
 
 
 COMMANDS = (
-    *(serve, work, requests, show, retry, abort, drain, resume),
-    *(appliance, config, deliver, helper, install, rebranding, students, query, demo),
+    *(serve, work, requests, show, retry, abort, drain, resume, schedule),
+    *(appliance, check, config, deliver, helper, install, rebranding, students, query, demo),
 )
 
 for command in COMMANDS:
