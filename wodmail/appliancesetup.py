@@ -267,7 +267,8 @@ def _run_playbook(site: Site, machine: Appliance, todo: Todo, order: Order) -> D
         "appliance_base_done": order.base and not base,
         "w": todo.workshop,
     }
-    login = order.login if base else ""
+    # Where nothing is changed, WODUSER may not be there yet.
+    login = order.login if base or order.check else ""
     played = applianceplay.play(site, machine.address, todo.file, order, variables, login)
     if played.status:
         return Done(todo, Result.FAILED, applianceplay.why(machine.address, played))
