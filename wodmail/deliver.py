@@ -1,4 +1,4 @@
-"""Deliver shell templates: every `*.sh*.j2` of a folder of scripts expanded beside itself (docs/scripts.md).
+"""Deliver templates: scripts (`*.sh*.j2`) and variable files (`*.yml.j2`) expanded beside themselves (docs/deliver.md).
 
 `kept_back`, `expand`, `mode_of` and `judge` decide and touch nothing but the template; `deliver` puts them to work.
 """
@@ -18,10 +18,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from wodmail import rendering
-from wodmail.errors import Failed
+import yaml
 
-PATTERN = "*.sh*.j2"
+from wodmail import deliverdiff, rendering
+from wodmail.errors import Failed
+from wodmail.logs import Masker
+
+SCRIPTS = "*.sh*.j2"
+VARIABLES = "*.yml.j2"
 COMPILED_LATER = "get-"
 SHORTEST_SECRET = 4
 SHORTEST_LINE = 16
@@ -45,13 +49,19 @@ class Delivery:
         template: the template.
         target: the file beside it, its name without `.j2`.
         outcome: see `Outcome`.
-        reason: why it was left alone or failed, with file:line and variable; a remark else.
+        reason: why it was left alone or failed, with file:line and variable; a remark else. Secrets are masked.
+        line: where in the template it failed, from 1; 0 when it didn't or that is not known.
+        variable: the one that is missing; "" when none is.
+        diff: what differs, as a unified diff with secrets masked; only when it was asked for.
     """
 
     template: Path
     target: Path
     outcome: Outcome
     reason: str = ""
+    line: int = 0
+    variable: str = ""
+    diff: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +95,29 @@ class Site:
     secrets: Collection[str] = ()
     group: int | None = None
 
+    def masker(self) -> Masker:
+        """Hides the secrets in texts."""
+        made = Masker()
+        for secret in self.secrets:
+            made.register(secret.strip())
+        return made
 
-def templates(folder: Path) -> list[Path]:
+
+def templates(folder: Path, pattern: str = SCRIPTS) -> list[Path]:
     """The templates of a folder, in alphabetical order; subfolders and hidden files are no business of ours.
+
+    Args:
+        folder: where they are.
+        pattern: `SCRIPTS` or `VARIABLES`.
 
     Raises:
         Failed: the folder can't be read.
     """
     try:
-        found = sorted(path for path in folder.iterdir() if path.match(PATTERN) and not path.name.startswith("."))
+        found = sorted(path for path in folder.iterdir() if path.match(pattern) and not path.name.startswith("."))
         return [path for path in found if path.is_file()]
     except OSError as error:
-        raise Failed(f"The folder of scripts {folder} can't be read: {error.strerror}.", str(error)) from error
+        raise Failed(f"The folder of templates {folder} can't be read: {error.strerror}.", str(error)) from error
 
 
 def kept_back(script: str, compiled: Collection[str]) -> str:
@@ -117,7 +138,7 @@ def expand(template: Path, site: Site) -> Expansion:
     """A template's result.
 
     Raises:
-        Failed: names file, line and variable.
+        Failed: names file, line and variable; or a variable file would be no YAML.
     """
     text = rendering.render(template, site.variables)
     try:
@@ -125,7 +146,22 @@ def expand(template: Path, site: Site) -> Expansion:
     except (OSError, UnicodeEncodeError) as error:
         raise Failed(f"The template {template.name} can't be expanded: {error}.", f"{template}: {error}") from error
     secret = any(shape in text for value in site.secrets for shape in _shapes(value))
+    if template.match(VARIABLES):
+        _check_yaml(template, text)
+        return Expansion(data, mode & (0o640 if secret else 0o666), secret)
     return Expansion(data, mode_of(mode, secret=secret), secret)
+
+
+def _check_yaml(template: Path, text: str) -> None:
+    """A variable file must still be one YAML document; its tags (!vault) and values are not looked at."""
+    try:
+        yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1} of it: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it can't be read"
+        words = f"The template {template.name} can be expanded, but the result is no YAML: {line}{problem}."
+        raise Failed(f"{words} The file that is there stays as it is.", f"{template}: {line}{problem}") from error
 
 
 def _shapes(secret: str) -> set[str]:
@@ -161,7 +197,14 @@ def judge(expansion: Expansion, present: tuple[bytes, int] | None) -> Outcome:
     return Outcome.SAME if present == (expansion.text, expansion.mode) else Outcome.CHANGED
 
 
-def deliver(folders: Iterable[Path], site: Site, *, check: bool = False) -> list[Delivery]:
+def deliver(
+    folders: Iterable[Path],
+    site: Site,
+    *,
+    variables: Iterable[Path] = (),
+    check: bool = False,
+    diff: bool = False,
+) -> list[Delivery]:
     """Expand every template of these folders beside itself; what has not changed is not written.
 
     One that can't be expanded or written is told and stops no other; the file beside it stays as it was.
@@ -169,12 +212,17 @@ def deliver(folders: Iterable[Path], site: Site, *, check: bool = False) -> list
     Args:
         folders: folders of scripts.
         site: what the templates are expanded with.
+        variables: folders of variable files.
         check: write nothing, tell what would be done.
+        diff: keep what differs.
 
     Raises:
         Failed: a folder can't be read.
     """
-    return [_one(template, site, check) for folder in folders for template in templates(folder)]
+    found = [template for folder in folders for template in templates(folder)]
+    found += [template for folder in variables for template in templates(folder, VARIABLES)]
+    masker = site.masker()
+    return [_one(template, site, masker, check=check, diff=diff) for template in found]
 
 
 def counts(deliveries: Iterable[Delivery]) -> dict[str, int]:
@@ -183,23 +231,29 @@ def counts(deliveries: Iterable[Delivery]) -> dict[str, int]:
     return {outcome.value: found[outcome] for outcome in Outcome}
 
 
-def _one(template: Path, site: Site, check: bool) -> Delivery:
+def _one(template: Path, site: Site, masker: Masker, *, check: bool, diff: bool) -> Delivery:
     target = template.with_suffix("")
     why = kept_back(target.name, site.compiled)
     if why:
         return Delivery(template, target, Outcome.LEFT, why)
     try:
         expansion = expand(template, site)
-        outcome = judge(expansion, _present(target))
+        present = _present(target)
+        outcome = judge(expansion, present)
         if outcome is not Outcome.SAME:
             _writable(target.parent)
             if not check:
                 _write(target, expansion, template, site.group)
+    except rendering.Broken as error:
+        reason = masker.mask(error.sender)
+        return Delivery(template, target, Outcome.FAILED, reason, error.line, masker.mask(error.variable))
     except Failed as error:
-        return Delivery(template, target, Outcome.FAILED, error.sender)
+        return Delivery(template, target, Outcome.FAILED, masker.mask(error.sender))
     except OSError as error:
         return Delivery(template, target, Outcome.FAILED, f"{target} can't be written: {error.strerror}")
-    return Delivery(template, target, outcome, "holds a secret: shut for others" if expansion.secret else "")
+    remark = "holds a secret: shut for others" if expansion.secret else ""
+    told = deliverdiff.diff(target, present, (expansion.text, expansion.mode), masker) if diff else ""
+    return Delivery(template, target, outcome, remark, diff=told)
 
 
 def _present(target: Path) -> tuple[bytes, int] | None:
@@ -220,7 +274,7 @@ def _writable(folder: Path) -> None:
     if os.access(folder, os.W_OK | os.X_OK):
         return
     owner = _owner(folder)
-    words = f"the folder {folder} can't be written by this user, it belongs to {owner}: call wodmail deliver as {owner}"
+    words = f"the folder {folder} can't be written by this user, it belongs to {owner}: call wod-deliver as {owner}"
     raise Failed(f"{words}, or copy the folder and let the configuration name the copy")
 
 

@@ -162,7 +162,7 @@ def test_a_folder_of_somebody_elses_is_told() -> None:
         template(Path(name), "a.sh.j2", "{{ NAME }}")
         argv = [sys.executable, "-c", AS_NOBODY, name]
         done = subprocess.run(argv, cwd=asuser.ROOT, capture_output=True, text=True, check=True)
-        words = "can't be written by this user, it belongs to root: call wodmail deliver as root"
+        words = "can't be written by this user, it belongs to root: call wod-deliver as root"
         wanted = f"failed: the folder {name} {words}, or copy"
         told = done.stdout.splitlines()
         assert [line.startswith(wanted) for line in told] == [True, True], told

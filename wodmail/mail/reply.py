@@ -66,7 +66,7 @@ def render_result(settings: Settings, data: ReplyData) -> EmailMessage:
         data: the request.
     """
     ending = headline(data)
-    text = _render(
+    text = render_text(
         "result",
         data=data,
         headline=ending,
@@ -88,13 +88,13 @@ def render_result(settings: Settings, data: ReplyData) -> EmailMessage:
 
 def render_refusal(settings: Settings, data: ReplyData) -> EmailMessage:
     """The answer to a mail that is not executed; `data.reason` says why and shows a correct example."""
-    text = _render("refusal", data=data)
+    text = render_text("refusal", data=data)
     return _reply(settings, data, "refused", f"Re: {data.quoted}: {headline(data)}", text)
 
 
 def render_duplicate(settings: Settings, data: ReplyData, first: int) -> EmailMessage:
     """The answer to a mail that asks again for what request number `first` already does or did."""
-    text = _render("duplicate", data=data, first=first)
+    text = render_text("duplicate", data=data, first=first)
     return _reply(settings, data, "duplicate", f"Re: {data.quoted}: already in hand as request {first}", text)
 
 
@@ -106,7 +106,7 @@ def render_ping(settings: Settings, data: ReplyData, facts: Mapping[str, object]
         data: the request.
         facts: what to tell, in order, e.g. the version and how many jobs run; never a secret.
     """
-    text = _render("ping", data=data, facts=facts, backend=settings.WODBEFQDN)
+    text = render_text("ping", data=data, facts=facts, backend=settings.WODBEFQDN)
     return _reply(settings, data, "ping", f"Re: {data.quoted}: pong", text)
 
 
@@ -121,13 +121,13 @@ def render_plan(
         jobs: students and steps of each job that the action would make.
     """
     titled = [(JobReport(tuple(students), State.WAITING).title, steps) for students, steps in jobs]
-    text = _render("plan", data=data, jobs=titled)
+    text = render_text("plan", data=data, jobs=titled)
     return _reply(settings, data, "plan", f"Re: {data.quoted}: the plan; nothing was changed", text)
 
 
 def render_budget_notice(settings: Settings, data: ReplyData, until: datetime) -> EmailMessage:
     """The last answer for a while to an address that was refused too often (WODREPLYBUDGET an hour)."""
-    text = _render("budget", data=data, until=iso(until), budget=settings.WODREPLYBUDGET)
+    text = render_text("budget", data=data, until=iso(until), budget=settings.WODREPLYBUDGET)
     return _reply(settings, data, "budget", "Further replies to you are held back for a while", text)
 
 
@@ -141,7 +141,7 @@ def render_late(settings: Settings, data: ReplyData, minutes: int, drained: str 
         drained: what is said of the backend's drain; empty when jobs may start.
     """
     width = max((len(step.name) for job in data.jobs for step in job.steps), default=0)
-    text = _render("late", data=data, minutes=minutes, participants=settings.apidb, width=width, drained=drained)
+    text = render_text("late", data=data, minutes=minutes, participants=settings.apidb, width=width, drained=drained)
     return _reply(settings, data, "late", f"Re: {data.quoted}: not finished after {minutes} minutes", text)
 
 
@@ -158,7 +158,7 @@ def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessag
         settings,
         to=data.email,
         subject=f"Your workshop {visible(data.workshop)} is ready",
-        text=_render("credentials", data=data),
+        text=render_text("credentials", data=data),
         identity=message_id(settings, data.request, kind, data.received, data.turn),
         at=data.at,
         automatic="auto-generated",
@@ -174,7 +174,7 @@ def render_write(settings: Settings, data: ReplyData, kind: str, write: Mapping[
         kind: one of `writes.TOLD`.
         write: path, fields, kept and error, as `writes.described` gives them.
     """
-    text = _render(kind, data=data, write=write)
+    text = render_text(kind, data=data, write=write)
     return _reply(settings, data, kind, f"Re: {data.quoted}: {_WRITES[kind]}", text)
 
 
@@ -206,6 +206,12 @@ _TEMPLATES = jinja2.Environment(
 _TEMPLATES.filters.update(iso=iso, seconds=_seconds, visible=visible)
 
 
-def _render(template: str, **values: object) -> str:
+def render_text(template: str, **values: object) -> str:
+    """The text of a mail: a template of wodmail/mail/templates with its values.
+
+    Args:
+        template: its name without `.txt.j2`.
+        values: what it uses.
+    """
     text = _TEMPLATES.get_template(f"{template}.txt.j2").render(**values)
     return re.sub(r"\n{3,}", "\n\n", text)

@@ -1,0 +1,212 @@
+"""One call of wod-deliver: all templates, then the check of the machine, then a mail when anything failed.
+
+Nothing that fails keeps the later parts from being tried, and everything that fails makes the exit status 1
+(docs/deliver.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wodmail import deliver, maintenance, variables
+from wodmail.catalog import Catalog
+from wodmail.config import Settings
+from wodmail.deliver import Delivery, Outcome, Site
+from wodmail.errors import WodmailError
+from wodmail.logs import Masker
+from wodmail.mail import notice
+from wodmail.maintenance import TaskResult
+from wodmail.privatefile import group_of
+from wodmail.schema import secret_keys
+
+DONE, FAILED, WOULD_CHANGE = 0, 1, 2
+NOTICE = "deliver-failed"
+TAIL_CHARACTERS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of the playbook that checks this machine.
+
+    Args:
+        name: for example check_backend.yml.
+        status: ok, failed, or "left out".
+        remark: why it failed or was left out.
+        changed: how many tasks changed something (with `check`: would have).
+        failed: the tasks that failed.
+        tail: the last lines that it printed.
+    """
+
+    name: str
+    status: str
+    remark: str = ""
+    changed: int = 0
+    failed: tuple[TaskResult, ...] = ()
+    tail: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a call.
+
+    Args:
+        deliveries: one a template.
+        playbook: the check of the machine; None when nobody wanted it.
+        problem: what kept all templates from being delivered; "" when nothing did.
+        mail: what became of the mail about a failure, "" when it was sent or none was due.
+    """
+
+    deliveries: tuple[Delivery, ...] = ()
+    playbook: Checked | None = None
+    problem: str = ""
+    mail: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything did."""
+        broken = any(each.outcome is Outcome.FAILED for each in self.deliveries)
+        return bool(self.problem) or broken or (self.playbook is not None and self.playbook.status == "failed")
+
+    def status(self, *, check: bool) -> int:
+        """The exit status.
+
+        Args:
+            check: whether nothing was written.
+        """
+        written = any(each.outcome in (Outcome.NEW, Outcome.CHANGED) for each in self.deliveries)
+        changes = written or (self.playbook is not None and self.playbook.changed > 0)
+        return FAILED if self.failed else WOULD_CHANGE if check and changes else DONE
+
+
+def run(
+    settings: Settings,
+    *,
+    check: bool = False,
+    diff: bool = False,
+    playbook: bool | None = None,
+    mail: bool = True,
+    on_task: Callable[[TaskResult], None] | None = None,
+) -> Run:
+    """Deliver.
+
+    Args:
+        settings: the configuration.
+        check: write nothing, send nothing, tell what would be done.
+        diff: keep what differs.
+        playbook: whether check_<WODTYPE>.yml is run afterwards; None: when root calls, outside of the sandbox.
+        mail: tell WODMONITOR about failures.
+        on_task: called after each task of the playbook.
+    """
+    done = _templates(settings, check=check, diff=diff)
+    done = replace(done, playbook=_machine(settings, playbook, check=check, diff=diff, on_task=on_task))
+    if done.failed and mail and not check:
+        done = replace(done, mail=_tell(settings, done))
+    return done
+
+
+def site(settings: Settings) -> Site:
+    """What this backend's templates are expanded with.
+
+    Raises:
+        Failed: a variable file can't be read.
+    """
+    workshops = Catalog(settings.WODNOBO, settings.WODPRIVNOBO).all()
+    configured = {str(getattr(settings, name)) for name in secret_keys()}
+    return Site(
+        variables=variables.for_group(settings),
+        compiled=frozenset(name for workshop in workshops for name in workshop.compile),
+        secrets=configured | variables.from_vault(settings),
+        group=group_of(settings.WODUSER),
+    )
+
+
+def script_folders(settings: Settings) -> list[Path]:
+    """The public folder of scripts, which must be there, and the private one when it is."""
+    private = settings.WODSCRIPTPRIVDIR
+    return [settings.WODSCRIPTDIR, *([private] if private is not None and private.is_dir() else [])]
+
+
+def variable_folders(settings: Settings) -> list[Path]:
+    """The folders <WODGROUP> below the public and the private playbooks that there are."""
+    parents = [settings.WODANSIBLEDIR, settings.WODANSIBLEPRIVDIR]
+    folders = [parent / settings.WODGROUP for parent in parents if parent is not None]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
+    """All templates; what keeps them all from being delivered is a problem."""
+    try:
+        made = site(settings)
+        files = variable_folders(settings)
+        done = deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
+    except WodmailError as error:
+        cause = f" ({error.operator})" if error.operator != error.sender else ""
+        return Run(problem=_masker(settings).mask(f"{error.sender}{cause}"))
+    return Run(tuple(done))
+
+
+def _masker(settings: Settings) -> Masker:
+    masker = Masker()
+    masker.register_settings(settings)
+    return masker
+
+
+def _machine(
+    settings: Settings,
+    wanted: bool | None,
+    *,
+    check: bool,
+    diff: bool,
+    on_task: Callable[[TaskResult], None] | None,
+) -> Checked | None:
+    """The check of the machine; its scripts were delivered just now, so it leaves that out."""
+    name = f"check_{settings.WODTYPE}.yml"
+    if wanted is None and (settings.WODSANDBOX or os.geteuid() != 0):
+        why = "the sandbox has no machine of its own" if settings.WODSANDBOX else "only root can run it"
+        return Checked(name, "left out", why)
+    if wanted is False:
+        return None
+    skip = {"wod_check_skip": ["deliver"]}
+    try:
+        played = maintenance.play(settings, name, check=check, diff=diff, variables=skip, on_task=on_task)
+    except WodmailError as error:
+        return Checked(name, "failed", error.sender, tail=str(getattr(error, "output", ""))[-TAIL_CHARACTERS:])
+    if played.status == 0:
+        return Checked(name, "ok", changed=played.changed)
+    bad = tuple(task for task in played.tasks if task.status in ("failed", "unreachable"))
+    remark = f"ansible-playbook ended with status {played.status}"
+    return Checked(name, "failed", remark, played.changed, bad, played.text_tail[-TAIL_CHARACTERS:])
+
+
+def _tell(settings: Settings, done: Run) -> str:
+    """Mail WODMONITOR what failed."""
+    broken = [each for each in done.deliveries if each.outcome is Outcome.FAILED]
+    machine = done.playbook if done.playbook is not None and done.playbook.status == "failed" else None
+    values = {
+        "problem": done.problem,
+        "failed": broken,
+        "counts": counted(done.deliveries),
+        "playbook": machine,
+    }
+    subject = f"{settings.WODBEFQDN}: wod-deliver failed: {', '.join(_what(done, broken, machine))}"
+    return notice.tell(settings, NOTICE, subject, values, datetime.now(UTC))
+
+
+def _what(done: Run, broken: list[Delivery], machine: Checked | None) -> Iterator[str]:
+    if done.problem:
+        yield "no template was delivered"
+    if broken:
+        yield f"{len(broken)} template{'s' if len(broken) > 1 else ''}"
+    if machine is not None:
+        yield machine.name
+
+
+def counted(deliveries: tuple[Delivery, ...]) -> str:
+    """How many of each outcome, as words; "" for none at all."""
+    return (
+        ", ".join(f"{count} {outcome}" for outcome, count in deliver.counts(deliveries).items()) if deliveries else ""
+    )
