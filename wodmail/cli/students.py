@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,9 +18,13 @@ from rich.table import Table
 
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import load
-from wodmail.schema import Settings
-from wodmail.students.bulk import BAD, Advance, Report, State, numbers
-from wodmail.students.upkeep import Upkeep, silent
+from wodmail.students.report import BAD, Report, State
+from wodmail.students.roster import numbers
+
+if TYPE_CHECKING:
+    from wodmail.schema import Settings
+    from wodmail.students.bulk import Advance
+    from wodmail.students.upkeep import Upkeep
 
 VERSION = 1
 GROUPS_SHOWN = 40
@@ -122,6 +128,13 @@ def _bad(report: Report) -> bool:
 @contextmanager
 def _at_work(settings: Settings, no_hub: bool) -> Iterator[Upkeep]:
     """Upkeep that shows on a terminal how far it is."""
+    from wodmail import logs
+    from wodmail.students.upkeep import Upkeep
+
+    os.umask(0o022)
+    masker = logs.Masker()
+    masker.register_settings(settings)
+    logs.setup(masker)
     with _progress() as advance:
         upkeep = Upkeep(settings, hub=not no_hub, advance=advance)
         try:
@@ -134,7 +147,7 @@ def _at_work(settings: Settings, no_hub: bool) -> Iterator[Upkeep]:
 def _progress() -> Iterator[Advance]:
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield silent
+        yield lambda *_: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:

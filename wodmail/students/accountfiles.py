@@ -134,6 +134,8 @@ def locked(etc: Path, patience: float = PATIENCE) -> Iterator[None]:
             _wait(until, f"Another program has locked the accounts in {etc}")
         while holder := _holder(etc):
             _wait(until, holder)
+        for left in (each for name in _LOCKED for each in (_fresh(etc / name), _fresh(etc / f"{name}-"))):
+            left.unlink(missing_ok=True)  # by a run that was killed
         yield
     finally:
         os.close(lock)
@@ -197,8 +199,7 @@ def write(etc: Path, files: Files, order: tuple[str, ...], *, backup: bool) -> l
 
 def _put(pattern: Path, target: Path, data: bytes) -> None:
     """Write a file whole or not at all, with owner, mode and attributes (SELinux's label) of another."""
-    fresh = target.with_name(f".{target.name}.wodmail")
-    fresh.unlink(missing_ok=True)  # by a run that was killed; the lock is ours
+    fresh = _fresh(target)
     status = pattern.stat()
     try:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
@@ -213,6 +214,10 @@ def _put(pattern: Path, target: Path, data: bytes) -> None:
         _sync(target.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _fresh(target: Path) -> Path:
+    return target.with_name(f".{target.name}.wodmail")
 
 
 def _sync(folder: Path) -> None:

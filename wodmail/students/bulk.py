@@ -14,14 +14,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 
-from wodmail.errors import ConfigError, Problem, Refused, WodmailError
+from wodmail.errors import ConfigError, Problem, WodmailError
 from wodmail.schema import Settings
 from wodmail.students import accountfiles, base, homes, occupancy, roster
-from wodmail.students.housing import Housing
+from wodmail.students.housing import Home, Housing
+from wodmail.students.report import Report, Row, State
 from wodmail.students.rootlimits import Account, HelperError, guard_of
 from wodmail.students.rootprocesses import end_processes
 from wodmail.students.roster import Wanted
@@ -33,105 +33,31 @@ _CACHES = (("nscd", "-i", "passwd"), ("nscd", "-i", "group"), ("sss_cache", "-U"
 
 Advance = Callable[[str, int, int], None]
 """Called with what is done, how many are through, and of how many."""
-
-
-class State(StrEnum):
-    """What there is of a student's account, or was done about it."""
-
-    OK = "ok"
-    MISSING = "missing"
-    DIFFERS = "differs"
-    MADE = "made"
-    REPAIRED = "repaired"
-    REMOVED = "removed"
-    IN_USE = "in use"
-    WRONG = "wrong"
-    FAILED = "failed"
-
-
-CHANGED = (State.MADE, State.REPAIRED, State.REMOVED)
-BAD = (State.WRONG, State.FAILED)
 Against = dict[int, tuple[State, str]]
 """What stands against touching students: the state that they are told in, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One student.
-
-    Args:
-        student: the student's number.
-        state: see `State`.
-        words: what differs, was done, or stands against it.
-    """
-
-    student: int
-    state: State
-    words: tuple[str, ...] = ()
-
-
-@dataclass
-class Report:
-    """What came of one run.
-
-    Args:
-        rows: by student, in their order.
-        trouble: what could not be done for all of them, in words.
-    """
-
-    rows: dict[int, Row] = field(default_factory=dict)
-    trouble: list[str] = field(default_factory=list)
-
-    def set(self, student: int, state: State, *words: str) -> None:
-        """Say what came of a student."""
-        self.rows[student] = Row(student, state, words)
-
-    def add(self, student: int, state: State, words: str) -> None:
-        """Say one thing more; only a student who was well, or is now badly off, gets another state."""
-        before = self.rows[student]
-        changes = before.state is State.OK or state in BAD
-        self.rows[student] = Row(student, state if changes else before.state, (*before.words, words))
-
-    def counts(self) -> dict[str, int]:
-        """How many students are in each state that any is in."""
-        states = [row.state for row in self.rows.values()]
-        return {state.value: states.count(state) for state in State if state in states}
-
-    def students(self, *states: State) -> list[int]:
-        """The students in some states."""
-        return [row.student for row in self.rows.values() if row.state in states]
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was changed."""
-        return bool(self.students(*CHANGED))
-
-
 @dataclass
 class _Look:
-    """One look at everything: accounts by student, and homes."""
+    """One look at everything: accounts and homes by student."""
 
     accounts: dict[int, roster.Found]
-    homes: dict[int, tuple[bool, tuple[str, ...], tuple[str, ...]]]
+    homes: dict[int, Home]
 
     def new(self, student: int) -> bool:
         """Whether there is nothing at all of a student."""
-        return not self.accounts[student].there and not self.homes[student][0]
-
-    def mendable(self, student: int) -> tuple[str, ...]:
-        account, (there, home, _) = self.accounts[student], self.homes[student]
-        missing = (*(() if account.there else ("no account",)), *(() if there else ("no home",)))
-        return (*missing, *(account.mendable if account.there else ()), *home)
-
-    def wrong(self, student: int) -> tuple[str, ...]:
-        return (*self.accounts[student].wrong, *self.homes[student][2])
+        return not self.accounts[student].there and not self.homes[student].there
 
     def state(self, student: int) -> Row:
-        wrong, mendable = self.wrong(student), self.mendable(student)
-        if wrong:
-            return Row(student, State.WRONG, (*wrong, *mendable))
-        if self.new(student):
+        """The student's state, and in what it differs."""
+        account, home = self.accounts[student], self.homes[student]
+        if self.new(student) and not account.wrong:
             return Row(student, State.MISSING, ("no account, no home",))
+        mendable = (*(account.mendable if account.there else ("no account",)), *home.mendable)
+        if not home.there:
+            mendable = (*mendable, "no home")
+        if wrong := (*account.wrong, *home.wrong):
+            return Row(student, State.WRONG, wrong)
         return Row(student, State.DIFFERS if mendable else State.OK, mendable)
 
 
@@ -185,10 +111,9 @@ class Bulk:
         files = accountfiles.read(self._etc)
         index = roster.index_of(files)
         accounts = {want.student: roster.compare(index, files, want) for want in wants}
-        found = {}
+        found: dict[int, Home] = {}
         for count, want in enumerate(wants, 1):
-            home = self._housing.look(want)
-            found[want.student] = (home.there, home.mendable, home.wrong)
+            found[want.student] = self._housing.look(want)
             if count % LOT == 0 or count == len(wants):
                 self._advance("looked at", count, len(wants))
         return _Look(accounts, found)
@@ -231,19 +156,27 @@ class Bulk:
                 continue
             new = look.new(want.student)
             try:
-                self._house(want)
+                wrong = self._house(want)
             except OSError as error:
                 report.set(want.student, State.FAILED, f"{want.home}: {error.strerror}")
                 continue
-            words = () if new else look.mendable(want.student)
-            report.set(want.student, State.MADE if new else State.REPAIRED, *words)
+            if wrong:
+                report.set(want.student, State.WRONG, *wrong)
+            elif new:
+                report.set(want.student, State.MADE)
+            else:
+                report.set(want.student, State.REPAIRED, *look.state(want.student).words)
 
-    def _house(self, want: Wanted) -> None:
+    def _house(self, want: Wanted) -> tuple[str, ...]:
+        """Make or mend a home; gives what is wrong with it and was left."""
         home = self._housing.look(want)
+        if home.wrong:
+            return home.wrong
         if not home.there:
             self._housing.make(want)
         elif home.mendable:
             self._housing.mend(want)
+        return ()
 
     def _elsewhere(self, report: Report, wants: Iterable[Wanted]) -> None:
         """Refuse those whose name or uid belongs to somebody of whom the files know nothing (LDAP and the like)."""
@@ -393,26 +326,3 @@ class Bulk:
 def _lots(students: Sequence[int]) -> Iterator[Sequence[int]]:
     for start in range(0, len(students), LOT):
         yield students[start : start + LOT]
-
-
-def numbers(settings: Settings, text: str | None, *, beyond: bool = False) -> list[int]:
-    """The students that a text like 121-140 or 121 names; all of this backend without one.
-
-    Args:
-        settings: WODUSERMIN and WODUSERMAX are used.
-        text: the text.
-        beyond: whether they may lie outside WODUSERMIN to WODUSERMAX.
-
-    Raises:
-        Refused: it names none, or other students than this backend's.
-    """
-    first, last = settings.WODUSERMIN, settings.WODUSERMAX
-    if text is None:
-        return list(range(first, last + 1))
-    low, _, high = text.partition("-")
-    high = high if "-" in text else low
-    if not all(part.isascii() and part.isdecimal() and len(part) < 8 for part in (low, high)) or int(low) > int(high):
-        raise Refused(f"{text!r} names no students; write 121 or 121-140.")
-    if int(low) < 1 or not (beyond or first <= int(low) <= int(high) <= last):
-        raise Refused(f"This backend has students {first} to {last} (WODUSERMIN, WODUSERMAX), not {text}.")
-    return list(range(int(low), int(high) + 1))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wodmail.errors import ConfigError, Problem, Temporary
+from wodmail.errors import ConfigError, Failed, Problem, Temporary
 from wodmail.students import homes, treewriter
 from wodmail.students.rootlimits import HelperError, trusted
 from wodmail.students.roster import Wanted
@@ -66,15 +66,13 @@ class Housing:
         Raises:
             ConfigError: others than root could put something in a home's place.
             Temporary: another run is at work.
+            Failed: the folder can't be made or opened.
         """
-        if write:
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            if self.folder.is_dir():
-                self._check()
-                self._above = self._open(stack, self.folder)
-                if write:
-                    self._room = self._workroom(stack)
+            try:
+                self._enter(stack, write=write)
+            except OSError as error:
+                raise Failed(f"The folder of homes, {self.folder}, can't be used: {error.strerror}.") from error
             try:
                 yield
             finally:
@@ -90,13 +88,7 @@ class Housing:
         except FileNotFoundError:
             return Home(False)
         except OSError as error:
-            words = f"{want.home}: {error.strerror}"
-            with contextlib.suppress(FileNotFoundError):
-                mode = os.stat(want.name, dir_fd=self._above, follow_symlinks=False).st_mode
-                words = (
-                    f"{want.home} is {'a link' if stat.S_ISLNK(mode) else words if stat.S_ISDIR(mode) else 'no folder'}"
-                )
-            return Home(True, wrong=(f"{words}; see what it is and take it away",))
+            return Home(True, wrong=(f"{self._strange(want, error)}; see what it is and take it away",))
 
     def make(self, want: Wanted) -> None:
         """Make a home with what it begins with, in its place when it is whole.
@@ -165,19 +157,22 @@ class Housing:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        try:
-            trusted(self.folder)
-        except HelperError as error:
-            words = f"{error.cause}, because students' homes are made there as root"
-            raise ConfigError([Problem("WODSTUDDIR", words)]) from error
+    def _enter(self, stack: contextlib.ExitStack, *, write: bool) -> None:
+        if write and not self.folder.exists():
+            _check(next(above for above in self.folder.parents if above.exists()))
+            self.folder.mkdir(mode=0o755, parents=True)
+        if self.folder.is_dir():
+            if self.folder.is_symlink():
+                _check(self.folder.parent)
+            folder = self.folder.resolve()
+            _check(folder)
+            self._above = os.open(folder, treewriter.FOLDER_FLAGS)
+            stack.callback(os.close, self._above)
+        if write:
+            self._workroom(stack)
 
-    def _open(self, stack: contextlib.ExitStack, folder: Path) -> int:
-        descriptor = os.open(folder, treewriter.FOLDER_FLAGS)
-        stack.callback(os.close, descriptor)
-        return descriptor
-
-    def _workroom(self, stack: contextlib.ExitStack) -> int:
+    def _workroom(self, stack: contextlib.ExitStack) -> None:
+        """Take the folder of root's beside the homes, alone, and clear away what an interrupted run left in it."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(WORKROOM, 0o700, dir_fd=self._above)
         self._room = os.open(WORKROOM, treewriter.FOLDER_FLAGS, dir_fd=self._above)
@@ -191,7 +186,6 @@ class Housing:
         for name in homes.names(self._room):
             with contextlib.suppress(OSError, homes.NotEmptyError):  # in nobody's way; `status` shows none of it
                 self._clear(name)
-        return self._room
 
     def _clear(self, name: str) -> None:
         """Remove a folder of the workroom, or whatever else stood in a home's place."""
@@ -213,6 +207,12 @@ class Housing:
         finally:
             os.close(home)
 
+    def _strange(self, want: Wanted, error: OSError) -> str:
+        mode = os.stat(want.name, dir_fd=self._above, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            return f"{want.home} is a link"
+        return f"{want.home}: {error.strerror}" if stat.S_ISDIR(mode) else f"{want.home} is no folder"
+
     def _judge(self, home: int, want: Wanted) -> Home:
         status = os.fstat(home)
         mendable, wrong = [], []
@@ -228,6 +228,14 @@ class Housing:
         if any(_attribute(home, name) != value for name, value in must.items()):
             mendable.append(f"{want.home} has another mode or ACL")
         return Home(True, tuple(mendable), tuple(wrong))
+
+
+def _check(folder: Path) -> None:
+    try:
+        trusted(folder)
+    except HelperError as error:
+        words = f"{error.cause}, because students' homes are made there as root"
+        raise ConfigError([Problem("WODSTUDDIR", words)]) from error
 
 
 def _attribute(folder: int, name: str) -> bytes | None:

@@ -28,6 +28,7 @@ WORKING = "its student's processes run"
 HELPER = "the root helper works on it"
 JOB = "job {} is not finished"
 TAKEN = "the registry says that it is taken"
+_DESCRIPTORS = 1 << 16
 
 
 @contextlib.contextmanager
@@ -62,15 +63,24 @@ def at_work(uids: Mapping[int, int]) -> set[int]:
     Args:
         uids: students by their uid; any uid of a process counts, also the effective one alone.
     """
-    found = set()
     with os.scandir("/proc") as entries:
         pids = [entry.name for entry in entries if entry.name.isdigit()]
+    found: set[int] = set()
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            status = Path(f"/proc/{pid}/status").read_bytes()
-            line = status[status.index(b"\nUid:") :].split(b"\n", 2)[1]
-            found |= {uids[uid] for uid in map(int, line.split()[1:]) if uid in uids}
+        found |= {uids[uid] for uid in _uids_of(pid) if uid in uids}
     return found
+
+
+def _uids_of(pid: str) -> set[int]:
+    """The uids of a process; none when it is dead."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    status = dict(line.split(b":\t", 1) for line in lines if line.startswith((b"State:", b"Uid:", b"Threads:")))
+    if status.get(b"State", b"X")[:1] in b"ZX" and int(status.get(b"Threads", b"0")) <= 1:
+        return set()
+    return set(map(int, status[b"Uid"].split()))
 
 
 def engaged(settings: Settings) -> dict[int, str]:
@@ -97,7 +107,9 @@ def _asked_as(user: str, settings: Settings) -> dict[str, dict[str, str]]:
     if pid == 0:
         status = 70
         try:
-            os.close(reading)
+            # Nothing of ours goes with it, neither root's descriptors nor locks that would outlive us.
+            os.closerange(3, writing)
+            os.closerange(writing + 1, _DESCRIPTORS)
             _become(user)
             with os.fdopen(writing, "w", encoding="utf-8") as out:
                 json.dump(_told(settings), out)

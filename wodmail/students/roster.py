@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from wodmail.errors import Refused
 from wodmail.schema import Settings
 from wodmail.students.accountfiles import Files, Table
 
@@ -76,6 +77,29 @@ def wanted(settings: Settings, student: int) -> Wanted:
     name = f"student{student}"
     home = f"{str(settings.WODSTUDDIR).rstrip('/')}/{name}"
     return Wanted(student, name, settings.UIDBASE + student, settings.GIDBASE + student, home)
+
+
+def numbers(settings: Settings, text: str | None, *, beyond: bool = False) -> list[int]:
+    """The students that a text like 121-140 or 121 names; all of this backend without one.
+
+    Args:
+        settings: WODUSERMIN and WODUSERMAX are used.
+        text: the text.
+        beyond: whether they may lie outside WODUSERMIN to WODUSERMAX.
+
+    Raises:
+        Refused: it names none, or other students than this backend's.
+    """
+    first, last = settings.WODUSERMIN, settings.WODUSERMAX
+    if text is None:
+        return list(range(first, last + 1))
+    low, _, high = text.partition("-")
+    high = high if "-" in text else low
+    if not all(part.isascii() and part.isdecimal() and len(part) < 8 for part in (low, high)) or int(low) > int(high):
+        raise Refused(f"{text!r} names no students; write 121 or 121-140.")
+    if int(low) < 1 or not (beyond or first <= int(low) <= int(high) <= last):
+        raise Refused(f"This backend has students {first} to {last} (WODUSERMIN, WODUSERMAX), not {text}.")
+    return list(range(int(low), int(high) + 1))
 
 
 def index_of(files: Files) -> Index:

@@ -9,16 +9,13 @@ from pathlib import Path
 from wodmail.errors import WodmailError
 from wodmail.hubroster import HubRoster
 from wodmail.schema import Settings
-from wodmail.students.bulk import BAD, ETC, Advance, Against, Bulk, Report, State
+from wodmail.students.bulk import ETC, Advance, Against, Bulk
+from wodmail.students.report import BAD, Report, State
 
 NO_HUB_USER = "no hub user"
 SERVER = "its hub server runs"
 HUB_REMOVED = "hub user removed"
 KEPT = (State.IN_USE, *BAD)
-
-
-def silent(_what: str, _done: int, _of: int) -> None:
-    """Tell nobody."""
 
 
 class Upkeep:
@@ -35,7 +32,9 @@ class Upkeep:
         Failed: the hub's token or certificates can't be used.
     """
 
-    def __init__(self, settings: Settings, *, hub: bool = True, etc: Path = ETC, advance: Advance = silent) -> None:
+    def __init__(
+        self, settings: Settings, *, hub: bool = True, etc: Path = ETC, advance: Advance = lambda *_: None
+    ) -> None:
         self._clean = settings.CLEAN
         self._bulk = Bulk(settings, etc=etc, advance=advance)
         self._hub = HubRoster(settings) if hub and settings.WODBEAPIURL else None
