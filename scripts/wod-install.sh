@@ -68,16 +68,25 @@ logged() {
   fi
 }
 
-# wodmail is built from a copy, so that nothing is written into the checkout and nothing old is taken along.
+# wodmail is built from a copy, so that nothing is written into the checkout and nothing old is taken along. $venv/build
+# names what was built: the same again is left as it is, something else makes wod-install restart the service.
 install_wodmail() {
-  local copy
+  local copy build
   copy=$(mktemp -d)
   # shellcheck disable=SC2064  # the folder of now
   trap "rm -rf '$copy'" EXIT
-  tar -C "$here" --exclude=./.git --exclude=./.venv --exclude=./.tox --exclude=./build --exclude='*.egg-info' -cf - . |
+  tar -C "$here" --exclude=./.git --exclude=./.venv --exclude=./.tox --exclude=./build --exclude=./tests \
+    --exclude='*.egg-info' --exclude=__pycache__ --exclude='./.*_cache' --exclude=./scripts/'[!w]*.sh' -cf - . |
     tar -C "$copy" -xf -
-  if ! "$venv/bin/python" -c '' 2>/dev/null; then logged "$python" -m venv --clear "$venv"; fi
-  logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input "${copy}[operate]"
+  build=$(cd "$copy" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
+  if "$venv/bin/python" -c '' 2>/dev/null; then
+    if [ "$(cat "$venv/build" 2>/dev/null)" = "$build" ]; then return; fi
+  else
+    logged "$python" -m venv --clear "$venv"
+  fi
+  rm -f "$venv/build"
+  logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --upgrade "${copy}[operate]"
+  printf '%s\n' "$build" >"$venv/build"
 }
 
 link_commands() {
@@ -97,9 +106,9 @@ esac
 choose
 (umask 077 && touch "$log")
 printf '== %s: %s\n' "$(date --utc +%FT%TZ)" "$here" >>"$log"
-echo "Python: ${packages[*]}"
+echo "Python: ${packages[*]}" >&2
 install_python
-echo "wodmail and Ansible: $venv"
+echo "wodmail and Ansible: $venv" >&2
 install_wodmail
 link_commands
 "$venv/bin/wod-install" --checkout "$here" "$@"

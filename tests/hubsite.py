@@ -158,15 +158,26 @@ class HubSite:
 
     def login(self, name: str, word: str) -> StudentAtWork | None:
         """Log in at the hub's form, through PAM; None when the hub says no."""
-        client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
-        client.get("/hub/login").raise_for_status()
-        form = {"username": name, "password": word, "_xsrf": _xsrf(client, "/hub/")}
-        answer = client.post("/hub/login", data=form)
-        if answer.status_code == 302:
-            return StudentAtWork(name, client)
-        client.close()
-        assert answer.status_code in (200, 401, 403) and "Invalid username or password" in answer.text, answer.text
-        return None
+        return login(self.url, name, word)
+
+
+def login(url: str, name: str, word: str) -> StudentAtWork | None:
+    """Log in at a hub's form; None when the hub says no.
+
+    Args:
+        url: where the hub is.
+        name: the user.
+        word: the password.
+    """
+    client = httpx.Client(base_url=url, trust_env=False, timeout=60)
+    client.get("/hub/login").raise_for_status()
+    form = {"username": name, "password": word, "_xsrf": _xsrf(client, "/hub/")}
+    answer = client.post("/hub/login", data=form)
+    if answer.status_code == 302:
+        return StudentAtWork(name, client)
+    client.close()
+    assert answer.status_code in (200, 401, 403) and "Invalid username or password" in answer.text, answer.text
+    return None
 
 
 def _xsrf(client: httpx.Client, path: str) -> str:

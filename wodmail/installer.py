@@ -12,7 +12,7 @@ from typing import Any
 
 from wodmail import config, installingfacts, installingfile, maintenance
 from wodmail.errors import ConfigError, Problem
-from wodmail.installing import PLAYBOOKS, Wanted, configuration, hosts, left_to_do
+from wodmail.installing import PLAYBOOKS, Wanted, configuration, hosts, left_to_do, sources
 from wodmail.maintenancetasks import TaskResult
 from wodmail.privatefile import write_private
 from wodmail.schema import Settings
@@ -28,14 +28,12 @@ class Order:
         wanted: what the operator said about the machine.
         file: the configuration file.
         checkout: wodmail's checkout; None for the configuration's WODBEDIR.
-        without: names of sources (`installing.SOURCES`) that nothing is taken from.
         check: change nothing.
     """
 
     wanted: Wanted
     file: Path
     checkout: Path | None = None
-    without: tuple[str, ...] = ()
     check: bool = False
 
 
@@ -140,16 +138,17 @@ def _settled(order: Order, text: str) -> Settings:
 
 
 def _play(order: Order, settings: Settings, playbook: str, tell: Teller) -> Stage:
+    without = sources(settings.WODWITHOUT)
     variables = {
         "wodmail_config": str(order.file),
         "wod_environment": installingfacts.environment(),
-        "wod_without": list(order.without),
+        "wod_without": list(without),
     }
     played = maintenance.play(
         settings,
         playbook,
         check=order.check,
-        skip_tags=[f"source_{name}" for name in order.without],
+        skip_tags=[f"source_{name}" for name in without],
         variables=variables,
         on_task=lambda task: tell(playbook, task),
     )

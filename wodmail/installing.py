@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ SOURCES = {
     "powershell": "modules of the PowerShell Gallery",
 }
 """Where parts come from that are neither of the distribution nor of PyPI or npm; each is a tag `source_<name>`."""
+OTHERS = "others"
+"""Stands for all of SOURCES."""
 SEATS = 2000
 HUB = "http://127.0.0.1:8000"
 API_DB_PORT = 8021
@@ -56,6 +58,7 @@ class Wanted:
         number: the backend's number when there are several, from 1; 0 when nothing was said.
         apidb_user: the backend's account in the API-DB.
         apidb_password: its password.
+        without: names of SOURCES that nothing is taken from; None when nothing was said.
     """
 
     type: str = "backend"
@@ -70,6 +73,7 @@ class Wanted:
     number: int = 0
     apidb_user: str = ""
     apidb_password: str = field(default="", repr=False)
+    without: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,23 @@ def configuration(wanted: Wanted, facts: Facts, present: Mapping[str, Any]) -> d
     return {**{name: value for name, value in found.items() if name not in present}, **said}
 
 
+def sources(words: Iterable[str]) -> tuple[str, ...]:
+    """Sources by their names; `others` are all of them, `none` is none.
+
+    Args:
+        words: as given to `--without` or written in WODWITHOUT.
+
+    Raises:
+        ConfigError: a name is not known.
+    """
+    found = [name for name in words if name != "none"]
+    unknown = [name for name in found if name not in (*SOURCES, OTHERS)]
+    if unknown:
+        known = ", ".join((*SOURCES, OTHERS))
+        raise ConfigError([Problem("WODWITHOUT", f"there is no source {', '.join(unknown)}; there are {known}")])
+    return tuple(SOURCES) if OTHERS in found else tuple(dict.fromkeys(found))
+
+
 def left_to_do(settings: Mapping[str, Any], wanted: Wanted) -> list[str]:
     """What only the operator can know, in words for the end of the installation."""
     if wanted.type != "backend":
@@ -141,6 +162,8 @@ def _said(wanted: Wanted) -> dict[str, Any]:
     if wanted.type == "backend":
         pairs["WODBEFQDN"] = wanted.backend
     said |= {name: value for name, value in pairs.items() if value}
+    if wanted.without is not None:
+        said["WODWITHOUT"] = list(wanted.without)
     if wanted.number:
         said["WODBASESTDID"] = (wanted.number - 1) * SEATS
     return {**said, **_external(wanted.external), **_apidb(wanted)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine.installed import Installed, install, repository
 from tests.machine.machine import Machine
 
 
@@ -16,3 +17,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder: Path = tmp_path_factory.mktemp("machine")
     with Machine(folder) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """A backend made of a fresh Debian, stopped; a test's machine begins with it: `Machine(..., below=[...folder])`."""
+    tree = repository(tmp_path_factory.mktemp("tree") / "wodmail")
+    return install(tmp_path_factory.mktemp("installed"), tree)

@@ -17,13 +17,13 @@ from rich.markup import escape
 from wodmail import installer
 from wodmail.cli.config import json_option
 from wodmail.config import DEFAULT_FILE
+from wodmail.errors import ConfigError
 from wodmail.installer import Installation, Order
-from wodmail.installing import PLAYBOOKS, SOURCES, Wanted
+from wodmail.installing import PLAYBOOKS, Wanted, sources
 from wodmail.maintenancetasks import TaskResult
 
 VERSION = 1
 WOULD_CHANGE = 2
-OTHERS = "others"
 LOG = Path("/var/log/wod-install.log")
 COLOURS = {"changed": "yellow", "failed": "red", "unreachable": "red"}
 
@@ -31,12 +31,13 @@ COLOURS = {"changed": "yellow", "failed": "red", "unreachable": "red"}
 existing = click.Path(exists=True, path_type=Path)
 
 
-def _without(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    found = [name for text in names for name in text.replace(",", " ").split()]
-    for name in found:
-        if name not in (*SOURCES, OTHERS):
-            raise click.BadParameter(f"{name}: there are {', '.join((*SOURCES, OTHERS))}")
-    return tuple(SOURCES) if OTHERS in found else tuple(dict.fromkeys(found))
+def _without(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...] | None:
+    words = tuple(word for text in texts for word in text.replace(",", " ").split())
+    try:
+        sources(words)
+    except ConfigError as error:
+        raise click.BadParameter(error.problems[0].message) from error
+    return (() if words == ("none",) else words) if words else None
 
 
 def _password(_: click.Context, __: click.Parameter, file: Path | None) -> str:
@@ -57,7 +58,11 @@ def _password(_: click.Context, __: click.Parameter, file: Path | None) -> str:
 @click.option("--api-db-user", "apidb_user", default="", help="The backend's account in the API-DB.")
 @click.option("--api-db-password-file", "apidb_password", type=existing, callback=_password, help="Its password.")
 @click.option(
-    "--without", multiple=True, callback=_without, metavar="SOURCE", help="Nothing from there; `others`: all."
+    "--without",
+    multiple=True,
+    callback=_without,
+    metavar="SOURCE",
+    help="Nothing from there (WODWITHOUT); `others`: all.",
 )
 @click.option("--checkout", type=existing, help="wodmail's checkout (else the configuration's WODBEDIR).")
 @click.option("--config", "file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True)
@@ -88,14 +93,25 @@ def install(**given: Any) -> None:
 
 
 def _order(given: dict[str, Any]) -> Order:
-    names = ("group", "backend", "frontend", "apidb", "external", "user", "sender", "apidb_user", "apidb_password")
+    names = (
+        "group",
+        "backend",
+        "frontend",
+        "apidb",
+        "external",
+        "user",
+        "sender",
+        "apidb_user",
+        "apidb_password",
+        "without",
+    )
     wanted = Wanted(
         type=given["type_"],
         port=given["port"] or 0,
         number=given["number"] or 0,
         **{name: given[name] for name in names},
     )
-    return Order(wanted, given["file"], given["checkout"], given["without"], given["check"])
+    return Order(wanted, given["file"], given["checkout"], given["check"])
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""A machine that became a backend by the words of README.md, for tests that begin with one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.machine.machine import Machine
+
+TREE = Path(__file__).resolve().parents[2]
+HEADING = "## Install it"
+REPOSITORY = "<this repository>"
+SENDER = "operator@example.org"
+INSTALL = 900  # seconds
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A stopped machine with a backend.
+
+    Args:
+        folder: what it changed; for `Machine(..., below=[folder])`.
+        printed: what the installation printed.
+    """
+
+    folder: Path
+    printed: str
+
+
+def repository(folder: Path) -> Path:
+    """This tree, with what isn't committed yet, as a repository of its own.
+
+    Args:
+        folder: where to put it.
+    """
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = [name for name in listed.split("\0") if name and (TREE / name).is_file()]
+    folder.mkdir(mode=0o755)
+    packed = subprocess.run(
+        ["tar", "--create", "--null", "--files-from=-"],
+        cwd=TREE,
+        input="\0".join(names).encode(),
+        capture_output=True,
+        check=True,
+    ).stdout
+    subprocess.run(["tar", "--extract", "--no-same-owner"], cwd=folder, input=packed, check=True)
+    who = ["-c", "user.name=tests", "-c", f"user.email={SENDER}", "-c", "core.excludesFile="]
+    for words in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "--message", "this tree"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+def words() -> str:
+    """What README.md says under its heading: the lines of the first block."""
+    text = (TREE / "README.md").read_text(encoding="utf-8").partition(HEADING)[2]
+    block = re.search(r"(?:^ {4}\S.*\n)+", text, re.MULTILINE)
+    assert block is not None, f"README.md has no block under {HEADING!r}"
+    return block.group()
+
+
+def install(folder: Path, tree: Path) -> Installed:
+    """Make a machine a backend, and stop it.
+
+    Args:
+        folder: an empty folder for what the machine changes.
+        tree: the repository that is cloned.
+    """
+    said = words()
+    assert REPOSITORY in said
+    with Machine(folder, binds={tree: "/srv/wodmail"}) as machine:
+        printed = machine.shell(said.replace(REPOSITORY, "/srv/wodmail"), timeout=INSTALL)
+    return Installed(folder, printed)
