@@ -1,0 +1,103 @@
+"""The items of a check: what its playbook's tasks come to, item by item (docs/check.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wodmail.maintenancetasks import TaskResult
+
+LOOK = "look"
+NOTE = "note"
+DIFFERS = "differs"
+
+
+class Verdict(StrEnum):
+    """What became of an item."""
+
+    OK = "ok"
+    FIXED = "fixed"
+    DIFFERS = "differs"
+    NOT_APPLICABLE = "not applicable"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a check.
+
+    Args:
+        id: its short name; the tag `item_<id>` of its tasks.
+        verdict: see `Verdict`.
+        what: what differed, was changed or failed, a line each; remarks of an item that is ok.
+        diff: the differences of its files, as unified diffs.
+    """
+
+    id: str
+    verdict: Verdict
+    what: tuple[str, ...] = ()
+    diff: str = ""
+
+
+def items(tasks: Iterable[TaskResult], *, check: bool) -> list[Item]:
+    """What the tasks of a run come to, in the order in which items appear (pure).
+
+    A task tagged `look` only finds out: it counts when it fails. One tagged `note` is a remark. One tagged `differs`
+    that is run tells of something that the check can't mend itself.
+
+    Args:
+        tasks: the run's tasks.
+        check: whether it was an audit, in which what would be changed differs.
+    """
+    found: dict[str, list[TaskResult]] = {}
+    for task in tasks:
+        if task.item:
+            found.setdefault(task.item, []).append(task)
+    return [_item(name, own, check) for name, own in found.items()]
+
+
+def _item(name: str, tasks: Sequence[TaskResult], check: bool) -> Item:
+    failed = [task for task in tasks if task.status in ("failed", "unreachable")]
+    ran = [task for task in tasks if task.status in ("ok", "changed")]
+    stuck = [task for task in ran if DIFFERS in task.tags]
+    changed = [task for task in ran if task.status == "changed" and LOOK not in task.tags]
+    notes = tuple(task.message for task in ran if NOTE in task.tags and task.message)
+    at_work = [task for task in ran if not {LOOK, NOTE, DIFFERS} & set(task.tags)]
+    what = (*(_told(task) for task in [*failed, *stuck, *changed]), *notes)
+    diff = "\n".join(task.diff for task in changed if task.diff)
+    if failed:
+        verdict = Verdict.FAILED
+    elif stuck or (changed and check):
+        verdict = Verdict.DIFFERS
+    elif changed:
+        verdict = Verdict.FIXED
+    else:
+        verdict = Verdict.OK if at_work else Verdict.NOT_APPLICABLE
+    return Item(name, verdict, what, diff)
+
+
+def _told(task: TaskResult) -> str:
+    message = " ".join(task.message.split())
+    return f"{task.name}: {message}" if message and task.status != "changed" else task.name
+
+
+def counts(found: Iterable[Item]) -> dict[str, int]:
+    """How many items of each verdict, all of them named."""
+    verdicts = [item.verdict for item in found]
+    return {verdict.value: verdicts.count(verdict) for verdict in Verdict}
+
+
+def status(found: Sequence[Item], played: int) -> int:
+    """The exit status of a check.
+
+    Args:
+        found: its items.
+        played: exit status of ansible-playbook.
+
+    Returns:
+        1 when an item failed or the playbook could not be run to its end; 2 when something differs; else 0.
+    """
+    if any(item.verdict is Verdict.FAILED for item in found) or played != 0:
+        return 1
+    return 2 if any(item.verdict is Verdict.DIFFERS for item in found) else 0
