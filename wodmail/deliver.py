@@ -12,7 +12,7 @@ import secrets
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -236,8 +236,32 @@ def _one(template: Path, site: Site, masker: Masker, *, check: bool, diff: bool)
     why = kept_back(target.name, site.compiled)
     if why:
         return Delivery(template, target, Outcome.LEFT, why)
+    return put(template, target, lambda: expand(template, site), site, masker, check=check, diff=diff)
+
+
+def put(
+    template: Path,
+    target: Path,
+    make: Callable[[], Expansion],
+    site: Site,
+    masker: Masker,
+    *,
+    check: bool,
+    diff: bool,
+) -> Delivery:
+    """Make one file, and write it when it has changed.
+
+    Args:
+        template: what it is made from; the file gets its owner.
+        target: the file.
+        make: what is to be in it; raises Failed.
+        site: whose group may read what holds a secret.
+        masker: hides secrets in what is told.
+        check: write nothing.
+        diff: keep what differs.
+    """
     try:
-        expansion = expand(template, site)
+        expansion = make()
         present = _present(target)
         outcome = judge(expansion, present)
         if outcome is not Outcome.SAME:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wodmail import deliver, maintenance, variables
+from wodmail import deliver, deliverseats, maintenance, variables
 from wodmail.catalog import Catalog
 from wodmail.config import Settings
 from wodmail.deliver import Delivery, Outcome, Site
@@ -143,6 +143,7 @@ def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
         made = site(settings)
         files = variable_folders(settings)
         done = deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
+        done += deliverseats.deliver(settings, made, check=check, diff=diff)
     except WodmailError as error:
         cause = f" ({error.operator})" if error.operator != error.sender else ""
         return Run(problem=_masker(settings).mask(f"{error.sender}{cause}"))
