@@ -31,8 +31,11 @@ MODULE = re.compile(r"`((?:wodmail|ansible|scripts|tests|benchmarks|conf|sys|pro
 def _commands(command: click.Command, words: tuple[str, ...] = ("wodmail",)) -> Iterator[tuple[str, click.Command]]:
     yield " ".join(words), command
     if isinstance(command, click.Group):
-        for name, sub in command.commands.items():
-            yield from _commands(sub, (*words, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None, name
+            yield from _commands(inner, (*words, name))
 
 
 TREE = dict(_commands(root))

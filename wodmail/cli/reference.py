@@ -29,8 +29,11 @@ def _commands(command: click.Command, path: str) -> Iterator[str]:
     if path != "wodmail":
         yield from _command(command, path)
     if isinstance(command, click.Group):
-        for name in sorted(command.commands):
-            yield from _commands(command.commands[name], f"{path} {name}")
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None:
+                yield from _commands(inner, f"{path} {name}")
 
 
 def _command(command: click.Command, path: str) -> Iterator[str]:

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from wodmail import __version__
-from wodmail.cli.appliance import appliance
-from wodmail.cli.check import check
-from wodmail.cli.config import config
-from wodmail.cli.deliver import deliver
-from wodmail.cli.demo import demo
-from wodmail.cli.drain import drain, resume
-from wodmail.cli.helper import helper
-from wodmail.cli.install import install
-from wodmail.cli.query import query
-from wodmail.cli.rebranding import rebranding
-from wodmail.cli.requests import abort, requests, retry, show
-from wodmail.cli.schedule import schedule
-from wodmail.cli.serve import serve, work
-from wodmail.cli.students import students
+
+MODULES = {
+    "abort": "requests",
+    "appliance": "appliance",
+    "check": "check",
+    "config": "config",
+    "deliver": "deliver",
+    "demo": "demo",
+    "drain": "drain",
+    "helper": "helper",
+    "install": "install",
+    "query": "query",
+    "rebranding": "rebranding",
+    "requests": "requests",
+    "resume": "drain",
+    "retry": "requests",
+    "schedule": "schedule",
+    "serve": "serve",
+    "show": "requests",
+    "students": "students",
+    "work": "serve",
+}
+"""Commands, and the module of `wodmail.cli` that each is in, under its own name."""
 
 
-@click.group()
+class Tree(click.Group):
+    """Imports a command when it is asked for: one of them needs little of what all of them need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in alphabetical order."""
+        return sorted({*super().list_commands(ctx), *MODULES})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name, None when there is none."""
+        if cmd_name in MODULES and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(f"wodmail.cli.{MODULES[cmd_name]}"), cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Tree)
 @click.version_option(__version__, prog_name="wodmail")
 def root() -> None:
     """A mail-driven backend for hands-on workshops.
@@ -53,12 +78,3 @@ def hash_() -> int:
     from wodmail.mail import auth as logins
 
     return logins.main()
-
-
-COMMANDS = (
-    *(serve, work, requests, show, retry, abort, drain, resume, schedule),
-    *(appliance, check, config, deliver, helper, install, rebranding, students, query, demo),
-)
-
-for command in COMMANDS:
-    root.add_command(command)
