@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from wodmail.playbooks import Playbooks
 from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
 from wodmail.store import facts, iso, jobs, mails, open_store
+from wodmail.systemd import notify_systemd
 from wodmail.trace import Trace, trace_path
 from wodmail.writes import kept
 
@@ -338,20 +338,6 @@ class Server:
             "writes kept": kept(self.services.store),
             "mails held": self.intake.held,
         }
-
-
-def notify_systemd(state: str, address: str | None) -> None:
-    """Tell systemd how we are (sd_notify(3)).
-
-    Args:
-        state: e.g. "READY=1".
-        address: the socket named by $NOTIFY_SOCKET; nothing happens without one.
-    """
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect("\0" + address[1:] if address.startswith("@") else address)
-        channel.sendall(state.encode("ascii"))
 
 
 def serve(server: Server, notify_address: str | None = None, until: Callable[[], bool] = lambda: False) -> None:
