@@ -105,7 +105,7 @@ class Engine:
 
     def __init__(self, store: Store, work: Work, *, workers: int) -> None:
         self._store, self._work, self._workers = store, work, workers
-        self._url = store.url.replace("postgresql+psycopg://", "postgresql://")
+        self._url = _url(store)
         self._draining = threading.Event()
         self._handing = threading.Lock()
         self._kicked = threading.Event()
@@ -127,9 +127,7 @@ class Engine:
         global _engine
         _route_log()
         DBOS.migrate(self._url)
-        self._client = DBOSClient(
-            system_database_url=self._url, serializer=DBOSPortableJSONSerializer(), application_name=APPLICATION
-        )
+        self._client = _client(self._url)
         drained.prepare(self._store)
         self._recover()
         for job in self._poison:
@@ -429,11 +427,39 @@ class Engine:
 
     def forget(self, finished: list[int]) -> None:
         """Delete the records of the workflows of jobs that are no longer in our tables: every attempt and segment."""
-        client = self._running_client()
-        for job in finished:
-            prefix = f"{self._store.backend}-job{job}-"
-            found = client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
-            client.delete_workflows([workflow.workflow_id for workflow in found])
+        _forget(self._running_client(), self._store.backend, finished)
+
+
+def forget_workflows(store: Store, finished: list[int]) -> None:
+    """What `Engine.forget` does, for a process without an engine; a server may run beside it.
+
+    Args:
+        store: the database.
+        finished: the jobs, none of them in our tables any more.
+    """
+    if not finished:
+        return
+    _route_log()
+    client = _client(_url(store))
+    try:
+        _forget(client, store.backend, finished)
+    finally:
+        client.destroy()
+
+
+def _forget(client: DBOSClient, backend: str, finished: list[int]) -> None:
+    for job in finished:
+        found = client.list_workflows(workflow_id_prefix=f"{backend}-job{job}-", load_input=False, load_output=False)
+        client.delete_workflows([workflow.workflow_id for workflow in found])
+
+
+def _url(store: Store) -> str:
+    """The database as DBOS wants it named."""
+    return store.url.replace("postgresql+psycopg://", "postgresql://")
+
+
+def _client(url: str) -> DBOSClient:
+    return DBOSClient(system_database_url=url, serializer=DBOSPortableJSONSerializer(), application_name=APPLICATION)
 
 
 def judge_interruption(steps_done: int, steps_at_interruption: int, interruptions: int) -> dict[str, Any]:

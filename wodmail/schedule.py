@@ -88,6 +88,7 @@ class Schedule:
         root: whether it runs as root, else as WODUSER.
         limit: after so many seconds it is ended and has failed.
         description: a line for people.
+        tells: whether the command itself mails WODMONITOR when it fails with status 1.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Schedule:
     root: bool
     limit: int
     description: str
+    tells: bool = False
 
     @property
     def unit(self) -> str:
@@ -108,7 +110,7 @@ TABLE = (
     Schedule(
         "retention", ("retention",), "01:30", False, HOUR, "delete requests, mails and traces older than WODRETENTION"
     ),
-    Schedule("deliver", ("deliver",), "02:10", True, 12 * HOUR, "expand templates, then check the backend"),
+    Schedule("deliver", ("deliver",), "02:10", True, 12 * HOUR, "expand templates, then check the backend", tells=True),
     Schedule("package-update", ("upd",), "04:20", True, 3 * HOUR, "security updates of the distribution's packages"),
     Schedule(
         "template-check", ("check-template",), "05:40", True, HOUR, "WKSHP-Template in developers' homes kept fresh"

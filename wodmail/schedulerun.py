@@ -19,10 +19,10 @@ from typing import IO, Any
 import structlog
 
 from wodmail.config import Settings
-from wodmail.errors import Failed, Refused, Temporary
+from wodmail.errors import Failed, Refused
 from wodmail.logs import Masker
-from wodmail.mail.letter import host, letter
-from wodmail.mail.send import Sender
+from wodmail.mail import notice
+from wodmail.mail.letter import host
 from wodmail.schedule import TABLE, Schedule
 from wodmail.schedulerecords import Records
 from wodmail.store import iso
@@ -31,6 +31,7 @@ log = structlog.get_logger("wodmail.schedule")
 
 KEPT_LINES, KEPT_CHARACTERS = 60, 8000
 GRACE = 10.0
+NOTICE = "schedule-failed"
 ENDED = 124  # what timeout(1) says
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -108,7 +109,7 @@ def run(
             child = _Child(site, schedule, argv or command(schedule), user, sink, on_line)
             status = child.run()
         record |= _ended(schedule, began, status, child.tail())
-        record["told"] = None if record["state"] == "ok" else False
+        record["told"] = None if status == 0 or (schedule.tells and status == 1) else False
         records.write(schedule.name, record)
         _log_end(schedule, record)
         tell_failures(site)
@@ -144,6 +145,8 @@ def _log_end(schedule: Schedule, record: Mapping[str, Any]) -> None:
 
 def _user(settings: Settings, schedule: Schedule) -> pwd.struct_passwd | None:
     """Whom to become; None to stay who we are."""
+    if settings.WODSANDBOX:
+        return None
     if os.geteuid() == 0:
         if schedule.root:
             return None
@@ -151,7 +154,7 @@ def _user(settings: Settings, schedule: Schedule) -> pwd.struct_passwd | None:
             return pwd.getpwnam(settings.WODUSER)
         except KeyError as error:
             raise Refused(f"WODUSER is {settings.WODUSER}, and there is no such user here.") from error
-    if schedule.root and not settings.WODSANDBOX:
+    if schedule.root:
         raise Refused(f"{schedule.name} runs as root. Try again with: sudo wod-schedule run {schedule.name}")
     return None
 
@@ -162,7 +165,7 @@ def _state_folder(settings: Settings) -> None:
         return
     try:
         state.mkdir(mode=0o700, parents=True)
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not settings.WODSANDBOX:
             owner = pwd.getpwnam(settings.WODUSER)
             os.chown(state, owner.pw_uid, owner.pw_gid)
     except (OSError, KeyError) as error:
@@ -279,33 +282,19 @@ def tell_failures(site: Site) -> list[str]:
         record = site.records.read(schedule.name)
         if record is None or record.get("told") is not False or not site.settings.WODMONITOR:
             continue
-        try:
-            Sender(site.settings).send(mail_of(site.settings, schedule, record), site.settings.WODMONITOR)
-        except (Temporary, Failed) as error:
-            log.warning("schedule-untold", schedule=schedule.name, cause=error.operator)
+        problem = notice.tell(site.settings, NOTICE, *_notice(site.settings, schedule, record))
+        if problem:
+            log.warning("schedule-untold", schedule=schedule.name, cause=problem)
             continue
         site.records.write(schedule.name, {**record, "told": True})
         told.append(schedule.name)
     return told
 
 
-def mail_of(settings: Settings, schedule: Schedule, record: Mapping[str, Any]) -> Any:
-    """The mail about a failed run."""
-    began = float(record["started_at"])
-    text = (
-        f"The schedule {schedule.name} ({schedule.description}) has failed on {host(settings)}: {record['reason']}.\n"
-        f"It began {record['started']} and took {record['seconds']} s; it last went well "
-        f"{record.get('last_ok') or 'never'}.\n\n"
-        f"What to do next: mend the cause, then `wod-schedule run {schedule.name}`. All that it printed is in\n"
-        f"{record['log']} (with systemd also in `journalctl -u {schedule.unit}`). Its last lines:\n\n"
-        f"{record['output'] or '(it printed nothing)'}"
-    )
-    return letter(
-        settings,
-        to=settings.WODMONITOR,
-        subject=f"{host(settings)}: schedule {schedule.name} failed: {record['reason']}",
-        text=text,
-        identity=f"<wodmail.schedule.{schedule.name}.{int(began * 1000):x}@{host(settings)}>",
-        at=datetime.fromtimestamp(began, UTC),
-        automatic="auto-generated",
-    )
+def _notice(
+    settings: Settings, schedule: Schedule, record: Mapping[str, Any]
+) -> tuple[str, Mapping[str, object], datetime]:
+    """The subject, the words and the moment of the mail about a failed run."""
+    subject = f"{host(settings)}: schedule {schedule.name} failed: {record['reason']}"
+    began = datetime.fromtimestamp(float(record["started_at"]), UTC)
+    return subject, {"schedule": schedule, "record": record}, began

@@ -12,6 +12,9 @@ MODULES = {
     "abort": "requests",
     "appliance": "appliance",
     "check": "check",
+    "check-template": "check_template",
+    "cleanup-processes": "cleanup_processes",
+    "cleanup-users": "cleanup_users",
     "config": "config",
     "deliver": "deliver",
     "demo": "demo",
@@ -22,11 +25,13 @@ MODULES = {
     "rebranding": "rebranding",
     "requests": "requests",
     "resume": "drain",
+    "retention": "retention",
     "retry": "requests",
     "schedule": "schedule",
     "serve": "serve",
     "show": "requests",
     "students": "students",
+    "upd": "upd",
     "work": "serve",
 }
 """Commands, and the module of `wodmail.cli` that each is in, under its own name."""
@@ -42,7 +47,8 @@ class Tree(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by its name, None when there is none."""
         if cmd_name in MODULES and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(f"wodmail.cli.{MODULES[cmd_name]}"), cmd_name))
+            module = import_module(f"wodmail.cli.{MODULES[cmd_name]}")
+            self.add_command(getattr(module, cmd_name.replace("-", "_")))
         return super().get_command(ctx, cmd_name)
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wodmail import logs, schedulerun, scheduleunits
 from wodmail import schedule as schedules
-from wodmail import schedulerun, scheduleunits
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import Settings, find, load
 from wodmail.errors import Failed
@@ -143,7 +143,8 @@ def run(file: Path | None, as_json: bool, here: bool, by: str, name: str) -> int
     settings = load(file, files=False)
     each = schedules.named(name)
     records = Records(settings.WODSTATEDIR)
-    if not here and scheduleunits.manager_here() == "systemd" and name in scheduleunits.installed("systemd"):
+    by_systemd = not here and scheduleunits.manager_here() == "systemd" and name in scheduleunits.installed("systemd")
+    if by_systemd:
         before = records.read(name)
         status = scheduleunits.start(each)
         found = records.read(name)
@@ -158,7 +159,7 @@ def run(file: Path | None, as_json: bool, here: bool, by: str, name: str) -> int
     if as_json:
         click.echo(json.dumps({**found, "version": VERSION}, indent=2))
     elif not (here and by != "hand"):
-        _tell(found, show_output=not here)
+        _tell(found, show_output=by_systemd)
     return 0 if found["state"] == "ok" else 1
 
 
@@ -170,6 +171,7 @@ def _by(by: str) -> str:
 def _run_here(settings: Settings, each: Schedule, file: Path | None, by: str, *, quiet: bool) -> dict[str, Any]:
     masker = Masker()
     masker.register_settings(settings)
+    logs.setup(masker, level="WARNING" if by == "hand" else "INFO")
     site = schedulerun.Site(settings, find(file), masker, os.environ)
     return schedulerun.run(site, each, by, on_line=(lambda _: None) if quiet else _print)
 
@@ -225,7 +227,7 @@ def _plan(file: Path | None, manager: Manager | None, root: Path) -> Plan:
 def _report(done: list[Change], plan: Plan, as_json: bool, *, check: bool) -> None:
     if as_json:
         rows = [{"what": each.what, "outcome": each.outcome} for each in done]
-        changed = sum(each.outcome != "same" for each in done)
+        changed = [each.what for each in done if each.outcome != "same"]
         click.echo(
             json.dumps({"version": VERSION, "manager": plan.manager, "changed": changed, "files": rows}, indent=2)
         )
