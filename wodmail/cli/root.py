@@ -19,6 +19,7 @@ MODULES = {
     "deliver": "deliver",
     "demo": "demo",
     "drain": "drain",
+    "guard": "guard",
     "helper": "helper",
     "install": "install",
     "query": "query",

@@ -33,6 +33,22 @@ TEMPLATE_ERRORS = (
 )
 
 
+class Unexpanded(Failed):
+    """A template can't be expanded.
+
+    Args:
+        sender: see `Failed`.
+        operator: see `Failed`.
+        line: where in the template, from 1; 0 when it is not known.
+        variable: the one that is missing; "" when none is.
+    """
+
+    def __init__(self, sender: str, operator: str, *, line: int = 0, variable: str = "") -> None:
+        super().__init__(sender, operator)
+        self.line = line
+        self.variable = variable
+
+
 class Expander:
     """Expands the templates of one folder for one set of variables after the other.
 
@@ -53,7 +69,7 @@ class Expander:
         Raises:
             Failed: names file, line and variable.
         """
-        return [self._file(entry, variables) if is_template(entry) else entry for entry in entries]
+        return [self.file(entry, variables) if is_template(entry) else entry for entry in entries]
 
     def text(self, entry: Entry, variables: Mapping[str, Any]) -> str:
         """The text of one template, expanded.
@@ -66,10 +82,16 @@ class Expander:
         except UnicodeDecodeError as error:
             line = entry.data[: error.start].count(b"\n") + 1
             words = f"{entry.path} line {line} is not UTF-8 text, so its template marks can't be expanded"
-            raise Failed(words, f"{self._folder / entry.path}: {error.reason} at byte {error.start}") from error
+            cause = f"{self._folder / entry.path}: {error.reason} at byte {error.start}"
+            raise Unexpanded(words, cause, line=line) from error
         return self._render(entry, text, variables)
 
-    def _file(self, entry: Entry, variables: Mapping[str, Any]) -> Entry:
+    def file(self, entry: Entry, variables: Mapping[str, Any]) -> Entry:
+        """A template, expanded; a notebook must be one afterwards.
+
+        Raises:
+            Failed: names file, line and variable.
+        """
         expanded = self.text(entry, variables)
         wrong = notebook.problem(expanded) if entry.path.endswith(".ipynb") else None
         if wrong:
@@ -90,13 +112,13 @@ class Expander:
         search = [str(beside), str(self._folder)]
         return self._templar.copy_with_new_env(searchpath=search, available_variables=dict(variables))
 
-    def _failure(self, entry: Entry, text: str, error: BaseException, templar: Any) -> Failed:
+    def _failure(self, entry: Entry, text: str, error: BaseException, templar: Any) -> Unexpanded:
         """The error as file, line and variable, with what to do about it."""
         where = self._folder / entry.path
         broken = blame.syntax(text)
         if broken:
             words = f"{entry.path} line {broken[0]}: the template's syntax is wrong: {broken[1]}"
-            return Failed(words, f"{where}:{broken[0]}: {broken[1]}")
+            return Unexpanded(words, f"{where}:{broken[0]}: {broken[1]}", line=broken[0])
 
         def again(changed: str) -> str:
             try:
@@ -109,7 +131,8 @@ class Expander:
         found = blame.find(text, message, again)
         line = f" line {found.line}" if found.line else ""
         words = self._mask(_words(found.variable, message))
-        return Failed(f"{entry.path}{line}: {words}", f"{where}:{found.line or '?'}: {self._mask(message)}")
+        cause = f"{where}:{found.line or '?'}: {self._mask(message)}"
+        return Unexpanded(f"{entry.path}{line}: {words}", cause, line=found.line, variable=found.variable)
 
 
 def _words(variable: str, message: str) -> str:
