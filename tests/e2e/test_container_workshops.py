@@ -1,0 +1,270 @@
+"""A container for each student: one YAML file, real mails, jobs and ssh; a stand-in for the container engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import asuser
+from tests.appliances import Appliances
+from tests.e2e.appliancesite import SECOND, THIRD, appliance_site, notebook
+from tests.e2e.harness import step_of
+from tests.e2e.linuxsite import LinuxDeployment
+from tests.e2e.seatsite import Engine
+from tests.e2e.watching import watching
+from tests.leaks import in_files
+from tests.linux_students import FIRST, SERVICE
+from wodmail import configtext, containerscripts, paths, variables
+from wodmail.deliver import Site, deliver
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+SECRETS = {"VAULTPWD": "of-the-vault"}
+FIRST_PORT = 18000
+DEFINITION = """---
+seats: 3
+ports:
+  HTTPPORT: {inside: 8888, first: 20000}
+tokens: [SEATTOK]
+secrets: [DATABASEPWD]
+ready: {path: /api, seconds: 10}
+notebooks: /home/jovyan
+container:
+  image: example.org/seat:1
+  environment:
+    JUPYTER_TOKEN: "${SEATTOK}"
+    DATABASE_PASSWORD: "${DATABASEPWD}"
+    WHO: "student${STDID} at ${ADDRESS}:${HTTPPORT}"
+  volume: /home/jovyan/data
+  memory: 1g
+beside:
+  db:
+    image: postgres:17
+    environment:
+      POSTGRES_PASSWORD: "${DATABASEPWD}"
+"""
+WEB = """---
+web:
+  passwords: /etc/wod/web.passwords
+  groups: [nobody-has-this, www-data]
+  pages: /srv/pages
+"""
+CELL = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["{{ SEATTOK }} at {{ HTTPPORT }}"]}
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
+    """A backend with two definitions among its private files, and nothing else for these workshops; its server runs."""
+    with appliance_site() as (site, lab):
+        conf = site.folder / "private/conf/containers"
+        conf.mkdir(parents=True)
+        span = [FIRST, THIRD]
+        for name, text in (("Seat", DEFINITION), ("Web", WEB)):
+            (conf / f"WKSHP-{name}.yml").write_text(text)
+            told = {"1-Seat.ipynb": json.dumps({"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})}
+            site.workshop(f"WKSHP-{name}", told if name == "Seat" else {}, monoappliance=True, reset=True, range=span)
+        with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
+            file.write(f"IP-WKSHP-Seat: {lab.base}\nIP-WKSHP-Web: {lab.base}\nHTTPPORT-WKSHP-Seat: {FIRST_PORT}\n")
+        Engine(lab, lab.base).install()
+        site.start()
+        yield site, lab
+
+
+@pytest.fixture
+def site(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
+    """The backend."""
+    return both[0]
+
+
+@pytest.fixture
+def engine(both: tuple[LinuxDeployment, Appliances]) -> Engine:
+    """The stand-in on the appliance."""
+    return Engine(both[1], both[1].base)
+
+
+def tokens(site: LinuxDeployment, student: int) -> tuple[str, int]:
+    """Token and port as the student's notebook tells them."""
+    text = (site.home(student) / "WKSHP-Seat/1-Seat.ipynb").read_text()
+    found = re.search(r"([A-Za-z0-9]{40}) at ([0-9]+)", text)
+    assert found is not None, text
+    return found[1], int(found[2])
+
+
+def test_from_create_to_reset(site: LinuxDeployment, engine: Engine) -> None:
+    for student in (FIRST, SECOND):
+        site.renew_home(student)
+    with watching(site, SECRETS) as sampler:
+        row = site.one(f"CREATE {FIRST} 2", "WKSHP-Seat")
+        assert [job["state"] for job in row["jobs"]] == ["done", "done"], site.trace()
+        told = {student: tokens(site, student) for student in (FIRST, SECOND)}
+        runs = {call["argv"][call["argv"].index("--name") + 1]: call for call in engine.calls("run")}
+        assert sorted(runs) == [f"seat-{FIRST}", f"seat-{FIRST}-db", f"seat-{SECOND}", f"seat-{SECOND}-db"]
+        secret: dict[str, str] = {}
+        for place, student in enumerate((FIRST, SECOND)):
+            token, port = told[student]
+            run, beside = runs[f"seat-{student}"], runs[f"seat-{student}-db"]
+            database = beside["environment"][0].partition("=")[2]
+            assert port == FIRST_PORT + place
+            assert f"{port}:8888" in run["argv"] and not any("--publish" in word for word in beside["argv"])
+            assert run["environment"] == [
+                f"JUPYTER_TOKEN={token}",
+                f"DATABASE_PASSWORD={database}",
+                f"WHO=student{student} at {engine.address}:{port}",
+            ]
+            assert (run["mode"], beside["mode"]) == ("0o600", "0o600")
+            assert {"--memory=1g", "--pids-limit=512", "--cap-drop=ALL", "unless-stopped"} < set(run["argv"])
+            secret |= {f"token {student}": token, f"database {student}": database}
+            inside = f"/run/engine/container/seat-{student}/home/jovyan/WKSHP-Seat/1-Seat.ipynb"
+            assert token in engine.lab.run(engine.address, ["cat", inside])
+        assert len(set(secret.values())) == 4
+        assert not any(word in json.dumps(call["argv"]) for call in engine.calls() for word in secret.values())
+        assert engine.lab.run(engine.address, ["bash", "-c", "ls -d /run/wod-seat-*"], check=False) == ""
+        assert engine.there("network") == [f"seat-{FIRST}", f"seat-{SECOND}"]
+
+        work = f"/run/engine/container/seat-{FIRST}/home/jovyan/WKSHP-Seat/0-ReadMeFirst.ipynb"
+        engine.lab.write(engine.address, work, notebook(1, 2, 3, None))
+        site.mail(f"CLEANUP {FIRST} 0", "WKSHP-Seat")
+        row = site.ended(3)[1]  # the third is the RESET that follows
+        assert (row["state"], step_of(row, "ratio")["note"]) == ("done", "75 %"), site.trace()
+        assert site.trace().count(f"student {FIRST} has no seat any more") == 2
+        assert engine.there("container") == [f"seat-{SECOND}", f"seat-{SECOND}-db"]
+        assert (engine.there("volume"), engine.there("network")) == ([f"seat-{SECOND}"], [f"seat-{SECOND}"])
+        row = site.one(f"RESET {FIRST},{SECOND} 0", "WKSHP-Seat")
+        assert row["state"] == "done", site.trace()
+        assert [engine.there(kind) for kind in ("container", "volume", "network")] == [[], [], []]
+        assert sampler.findings(secret) == []
+        assert in_files([site.state], secret, allowed={site.state / "student"}) == []
+        assert not any(word in site.log() + site.trace() for word in secret.values())
+
+
+def test_a_page_behind_the_password_and_no_container(site: LinuxDeployment, engine: Engine) -> None:
+    site.renew_home(FIRST)
+    asked = len(engine.calls())
+    row = site.one(f"CREATE {FIRST} 0", "WKSHP-Web")
+    assert row["state"] == "done", site.trace()
+    word = site.password(FIRST)
+    line = engine.lab.run(engine.address, ["grep", f"^student{FIRST}:", "/etc/wod/web.passwords"]).strip()
+    salt = line.split("$")[2]
+    asks = ["openssl", "passwd", "-6", "-salt", salt, "-stdin"]
+    assert line == f"student{FIRST}:" + engine.lab.run(engine.address, asks, f"{word}\n").strip()
+    mode = engine.lab.run(engine.address, ["stat", "--format", "%a %U %G", "/etc/wod/web.passwords"])
+    assert mode == "640 root www-data\n"
+    page = f"/srv/pages/student{FIRST}/index.html"
+    assert f"student{FIRST}" in engine.lab.run(engine.address, ["cat", page])
+    row = site.one(f"RESET {FIRST} 0", "WKSHP-Web")
+    assert row["state"] == "done", site.trace()
+    assert engine.lab.run(engine.address, ["cat", "/etc/wod/web.passwords"]) == ""
+    assert engine.lab.run(engine.address, ["ls", "/srv/pages"]) == ""
+    assert len(engine.calls()) == asked
+
+
+@pytest.fixture(scope="module")
+def tree(both: tuple[LinuxDeployment, Appliances]) -> Path:
+    """The scripts as they are delivered, those of the definitions among them."""
+    settings = both[0].settings
+    folder = both[0].folder / "delivered"
+    shutil.copytree(paths.share("scripts"), folder)
+    deliver([folder], Site(variables.for_group(settings)))
+    for ws, definition in containerscripts.find(settings).definitions.items():
+        for name, text in containerscripts.scripts_of(ws, definition, variables.for_group(settings)).items():
+            (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def home(site: LinuxDeployment) -> Path:
+    """The first student's home with a new key pair, as `erase` leaves it."""
+    home = site.renew_home(FIRST)
+    run(site, [sys.executable, "-m", "wodmail", "query", "erase", str(FIRST)])
+    return home
+
+
+def run(site: LinuxDeployment, argv: list[str], **more: str) -> tuple[int, str]:
+    """Run something as the service user: status, output with errors."""
+    values = {**configtext.shell_variables(site.settings), **more, **asuser.environment(SERVICE)}
+    values |= {"WOD_CONFIG": str(site.file)}
+    done = subprocess.run(
+        [*asuser.prefix(SERVICE), *argv], env=values, cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def script(site: LinuxDeployment, tree: Path, name: str, **more: str) -> tuple[int, str]:
+    """Run a delivered script of a workshop by hand, as a job would for the first student."""
+    values = {"WODSCRIPTDIR": str(tree), "WODAPPLIANCESCRIPTS": str(tree), "stdid": str(FIRST), "w": "WKSHP-Seat"}
+    values |= {"wid": "0", "userid": "0", "randompw": "Werty1234", "stddir": str(site.home(FIRST))}
+    return run(site, ["bash", str(tree / f"{name}.sh")], **{**values, **more})
+
+
+def test_setup_by_hand(site: LinuxDeployment, engine: Engine, tree: Path) -> None:
+    asked = len(engine.calls())
+    only = {"stdid": "", "w": "", "WODAPPLIANCESCRIPTS": "", "WODRTARGET": engine.address}
+    status, said = script(site, tree, "setup-WKSHP-Seat", **only)
+    assert (status, said) == (0, f"appliance {engine.address} is ready for WKSHP-Seat\n")
+    pulled = [call["argv"] for call in engine.calls()[asked:] if call["argv"][0] == "pull"]
+    assert pulled == [["pull", "--quiet", "postgres:17"], ["pull", "--quiet", "example.org/seat:1"]]
+    status, said = script(site, tree, "setup-WKSHP-Docker101", **only)
+    assert status == 0, said
+    (built,) = engine.calls("build")
+    assert built["argv"] == ["build", "--pull", "--tag", "wod-docker101:1", "-"]
+    assert built["file"].startswith("FROM docker:") and "\n        'PasswordAuthentication no'" not in built["file"]
+    assert "wod-wkshp-docker101" in engine.there("network")
+
+
+def test_what_is_wrong_is_told(site: LinuxDeployment, engine: Engine, tree: Path, home: Path) -> None:
+    there, where = {"WODRTARGET": engine.address}, f"appliance {engine.address} (WKSHP-Seat): "
+
+    def failing(name: str = "create-WKSHP-Seat", **more: str) -> tuple[int, str]:
+        status, said = script(site, tree, name, **{**there, **more})
+        return status, said.splitlines()[-1].removeprefix(where)
+
+    status, said = failing(WODRTARGET="")
+    assert (status, "WODRTARGET is empty: WKSHP-Seat has no appliance" in said) == (64, True), said
+    status, said = failing(stdid=str(FIRST + 5))
+    assert status == 64
+    assert said.startswith(f"there is no seat for student {FIRST + 5}: ports are kept for students {FIRST} to {THIRD}")
+    away = (tree / "create-WKSHP-Seat.sh").read_text().replace("postgres:17", "nowhere.example/none:1")
+    (tree / "create-WKSHP-Away.sh").write_text(away)
+    words = "docker pull failed: Error: manifest for nowhere.example/none:1 not found"
+    assert failing("create-WKSHP-Away") == (71, words)
+    engine.lab.shell(engine.address, "touch /run/engine/dumb")
+    quick = (tree / "create-WKSHP-Seat.sh").read_text().replace("seconds 10", "seconds 1")
+    (tree / "create-WKSHP-Quick.sh").write_text(quick)
+    words = f"the container seat-{FIRST} does not answer after 1 s; look at: docker logs seat-{FIRST}"
+    assert failing("create-WKSHP-Quick") == (71, words)
+    engine.lab.shell(engine.address, "rm /run/engine/dumb")
+    assert engine.there("container") == [f"seat-{FIRST}", f"seat-{FIRST}-db"], "left to be looked at"
+    assert failing()[0] == 0, "the next CREATE replaces it"
+    assert engine.lab.run(engine.address, ["bash", "-c", "ls -d /run/wod-seat-*"], check=False) == ""
+    status, said = script(site, tree, "cleanup-WKSHP-Seat", **there)
+    assert (status, engine.there("container")) == (66, []), "no notebooks were put there, and the seat is gone"
+    status, said = script(site, tree, "cleanup-WKSHP-Seat", **there, WODATTEMPT="2")
+    assert status == 0, "a CLEANUP that was interrupted has had what it wanted"
+
+
+def test_podman_has_a_network_a_seat(site: LinuxDeployment, engine: Engine, tree: Path, home: Path) -> None:
+    engine.lab.shell(
+        engine.address, "mv /usr/local/bin/docker /usr/local/bin/podman; mkdir -p /run/engine/image/wod-podman101:1"
+    )
+    asked = len(engine.calls())
+    with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
+        file.write(f"IP-WKSHP-Podman101: {engine.address}\n")
+    site.workshop("WKSHP-Podman101", monoappliance=True, range=[FIRST, THIRD])
+    more = {"WODRTARGET": engine.address, "w": "WKSHP-Podman101"}
+    status, said = script(site, tree, "create-WKSHP-Podman101", **more)
+    assert status == 0, said
+    calls = [call["argv"] for call in engine.calls()[asked:]]
+    assert ["network", "create", "--opt", "isolate=true", f"podman101-{FIRST}"] in calls
+    assert ["exec", f"podman101-{FIRST}", "podman", "info"] in calls
+    key = (home / ".ssh/id_ed25519.pub").read_text().split()[1]
+    (ran,) = [call for call in engine.calls()[asked:] if call["argv"][0] == "run"]
+    assert ran["environment"] == [f"STUDENT_KEY=ssh-ed25519 {key}"]
+    status, said = script(site, tree, "reset-WKSHP-Podman101", **more)
+    assert (status, engine.there("container"), engine.there("volume")) == (0, [], []), said
+    assert f"podman101-{FIRST}" not in engine.there("network")

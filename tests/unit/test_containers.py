@@ -1,0 +1,156 @@
+"""Definitions of seats: what may be in them, the scripts made of them, and those that come with wodmail."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.parts import require
+from wodmail import containerscripts, paths
+from wodmail.containers import SECRET_WORD, Definition, read
+from wodmail.errors import Failed
+from wodmail.schema import Settings
+
+OURS = paths.share("conf") / "containers"
+TEN = "Ansible101 Concourse101 DataVisu101 Docker101 ML101 Podman101 Podman201 Spark101 StackStorm101 Tensorflow101"
+FILES = sorted(OURS.glob("*.yml"))
+SMALL = """
+ports: {HTTPPORT: {inside: 80, first: 20000}}
+tokens: [TOK]
+container:
+  image: example.org/box:1
+"""
+
+
+def define(folder: Path, text: str, name: str = "WKSHP-X.yml") -> tuple[Definition | None, str]:
+    """A definition, and what is said about it."""
+    (folder / name).write_text(text)
+    definition, problems = read(folder / name)
+    return definition, "\n".join(problem.message for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SMALL + "  privileged: true\n", "container.privileged: never: a student would be root on the appliance"),
+        (SMALL + "  network: host\n", "container.network: there is a network a workshop"),
+        (SMALL + "  volumes: [/:/host]\n", "container.volumes: there is no such key; docs/container-workshops.md"),
+        (SMALL + "  volume: ../etc\n", "container.volume: String should match pattern"),
+        (SMALL + "  capabilities: [SYS_ADMIN]\n", "container.capabilities: 'SYS_ADMIN' is not possible; there are"),
+        (SMALL + "  devices: [/dev/sda]\n", "container.devices: '/dev/sda' is not possible; there are /dev/fuse"),
+        (SMALL + "  security: [label=type:spc_t]\n", "container.security: 'label=type:spc_t' is not possible"),
+        (SMALL + "  memory: lots\n", "container.memory: String should match pattern"),
+        (SMALL + "  pids: 5\n", "container.pids: Input should be greater than or equal to 16"),
+        (SMALL + '  environment: {A: "x\\ny"}\n', "container.environment.A: String should match pattern"),
+        (SMALL + "  environment: {DB_PASSWORD: hunter2}\n", "DB_PASSWORD is written out; name a token or a secret"),
+        (SMALL + "  environment: {A: '${NOPE}'}\n", "environment: A: ${NOPE} is nothing; there are"),
+        (SMALL + "  command: ['--token=${TOK}']\n", "command, build: ${NAME} is filled in by wodmail in environment"),
+        (SMALL + "  build: 'COPY / /'\n", "container.build: a Containerfile begins with FROM"),
+        (SMALL.replace("box:1", "box"), "container.image: String should match pattern"),
+        (SMALL.replace("box:1", "box:1 --privileged"), "container.image: String should match pattern"),
+        (SMALL.replace("first: 20000", "first: 32760"), "ports: HTTPPORT ends at 32859; stay below 32768"),
+        (SMALL.replace("first: 20000", "first: 80"), "ports.HTTPPORT.first: Input should be greater"),
+        (SMALL.replace("HTTPPORT", "http-port"), "ports.http-port"),
+        (SMALL.replace("[TOK]", "[HTTPPORT]"), "HTTPPORT is used twice, or by wodmail itself"),
+        (SMALL.replace("[TOK]", "[PASSSTU]"), "PASSSTU is used twice, or by wodmail itself"),
+        ("tokens: [TOK]\n", "tokens: only with a container"),
+        ("container: {image: 'a:1'}\n", "ports: a seat without a port can't be reached"),
+        (SMALL + "engine: lxc\n", "engine: Input should be 'any', 'docker' or 'podman'"),
+        (SMALL + "seats: 0\n", "seats: Input should be greater than or equal to 1"),
+        (SMALL + "ready: {seconds: 9999}\n", "ready.seconds: Input should be less than or equal to 280"),
+        (SMALL + "tokens: [A]\n", "tokens is written twice"),
+        ("web: {passwords: /etc/x, groups: []}\n", "web.groups: List should have at least 1 item"),
+        ("- no mapping\n", "it must be a list of lines KEY: value"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_key(tmp_path: Path, text: str, words: str) -> None:
+    definition, said = define(tmp_path, text)
+    assert definition is None
+    assert words in said
+    assert "hunter2" not in said
+
+
+def test_a_name_that_is_no_workshop(tmp_path: Path) -> None:
+    assert define(tmp_path, SMALL, "Name.yml") == (None, "its name is not WKSHP-Name.yml: nothing would use it")
+
+
+def test_private_definitions_go_before_public_ones(tmp_path: Path) -> None:
+    for folder, seats in (("public", 1), ("private", 2)):
+        (tmp_path / folder / "conf/containers").mkdir(parents=True)
+        define(tmp_path / folder / "conf/containers", SMALL + f"seats: {seats}\n")
+    define(tmp_path / "public/conf/containers", SMALL, "WKSHP-Y.yml")
+    define(tmp_path / "public/conf/containers", "seats: none\n", "WKSHP-Z.yml")
+    settings = Settings(WODUSER="w", WODBEDIR=tmp_path / "public", WODPRIVDIR=tmp_path / "private")
+    found = containerscripts.find(settings)
+    assert {ws: definition.seats for ws, definition in found.definitions.items()} == {"WKSHP-X": 2, "WKSHP-Y": 100}
+    (problem,) = found.problems
+    assert problem.path.endswith("public/conf/containers/WKSHP-Z.yml")
+    file = containerscripts.file_of(settings, "WKSHP-X")
+    assert file is not None and file.is_relative_to(tmp_path / "private")
+    assert containerscripts.file_of(settings, "WKSHP-None") is None
+    with pytest.raises(Failed, match=r"WKSHP-Z\.yml, can't be used"):
+        containerscripts.load(Path(problem.path))
+
+
+@pytest.mark.parametrize("value", ["x.y.z.t", "0", "65500", "99999999", "-1", "²"])
+def test_a_port_in_group_vars_must_be_one(tmp_path: Path, value: str) -> None:
+    definition, _ = define(tmp_path, SMALL)
+    assert definition is not None
+    with pytest.raises(Failed, match="HTTPPORT-WKSHP-X in group_vars must be the first of 100 ports"):
+        containerscripts.scripts_of("WKSHP-X", definition, {"HTTPPORT-WKSHP-X": value})
+    made = containerscripts.scripts_of("WKSHP-X", definition, {"HTTPPORT-WKSHP-X": 7000})
+    assert "\nport HTTPPORT 7000 80\n" in made["create-WKSHP-X.sh"]
+
+
+def test_the_ten_are_there() -> None:
+    assert [file.stem for file in FILES] == [f"WKSHP-{name}" for name in TEN.split()]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_each_of_ours_is_right_and_holds_no_secret(file: Path) -> None:
+    definition, problems = read(file)
+    assert (problems, definition is not None) == ([], True)
+    assert definition is not None
+    made = containerscripts.scripts_of(file.stem, definition)
+    assert set(made) == {f"{kind}-{file.stem}.sh" for kind in containerscripts.kinds_of(definition)}
+    assert {"create", "cleanup", "reset", "setup"} <= set(containerscripts.kinds_of(definition))
+    assert all(containerscripts.is_made(text) for text in made.values())
+    for container in definition.containers.values():
+        for key, value in container.environment.items():
+            if SECRET_WORD.search(key):
+                assert re.fullmatch(r"\$\{[A-Z]+\}", value), f"{key} must be a token or a secret, whole"
+        assert not container.image.endswith(":latest"), "a tag that moves"
+    recipe = made[f"create-{file.stem}.sh"]
+    assert not re.search(r"--privileged|PRIVATE KEY|--network=|--pid=|--ipc=|--volume", recipe)
+    for name, port in definition.ports.items():
+        assert f"\nport {name} {port.first} {port.inside}\n" in recipe
+
+
+def test_ports_of_ours_do_not_meet_on_one_appliance() -> None:
+    spans = []
+    for file in FILES:
+        definition, _ = read(file)
+        assert definition is not None
+        spans += [(port.first, port.first + definition.seats - 1, file.stem) for port in definition.ports.values()]
+    assert len(spans) == 10
+    met = [(one, two) for one, two in pairwise(sorted(spans)) if two[0] <= one[1]]
+    assert met == []
+    assert all(1024 <= first and last < 32768 for first, last, _ in spans)
+
+
+def test_what_is_made_is_clean(tmp_path: Path) -> None:
+    shellcheck = require("shellcheck")
+    scripts = []
+    for file in FILES:
+        definition, _ = read(file)
+        assert definition is not None
+        for name, text in containerscripts.scripts_of(file.stem, definition).items():
+            (tmp_path / name).write_text(text)
+            scripts.append(tmp_path / name)
+    assert len(scripts) == 44
+    done = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
