@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wodmail import maintenance
 from wodmail.errors import Failed
+from wodmail.installing import sources
 from wodmail.maintenance import Played
 from wodmail.schema import Settings
 
@@ -41,12 +42,15 @@ def play(
     with tempfile.TemporaryDirectory(prefix="wodmail-appliance-") as folder:
         file = Path(folder) / "hosts.json"
         file.write_text(json.dumps(inventory(site.settings, address, login)), encoding="utf-8")
+        without = sources(site.settings.WODWITHOUT)
+        # A private playbook finds ours: import_playbook: "{{ WODANSIBLEDIR }}/setup_docker_based_appliance.yml"
+        ours = {"WODANSIBLEDIR": str(site.settings.WODANSIBLEDIR), "wod_without": list(without)}
         return maintenance.play(
             site.settings,
             str(playbook),
             check=order.check,
-            skip_tags=order.skip_tags,
-            variables=variables,
+            skip_tags=[*order.skip_tags, *(f"source_{name}" for name in without)],
+            variables={**ours, **variables},
             inventory=file,
             timeout=order.timeout,
             cancelled=site.stop.is_set,

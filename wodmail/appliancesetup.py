@@ -260,11 +260,11 @@ def _timed(todo: Todo, work: Callable[[], Done]) -> Done:
 def _run_playbook(site: Site, machine: Appliance, todo: Todo, order: Order) -> Done:
     base = todo.name == BASE
     variables: Mapping[str, Any] = {
-        "appliance_address": machine.address,
-        "appliance_workshops": list(machine.workshops),
-        "appliance_students": list(machine.students),
-        "appliance_key": applianceplay.own_key(make=not order.check),
-        "appliance_base_done": order.base and not base,
+        "wod_appliance_address": machine.address,
+        "wod_appliance_workshops": list(machine.workshops),
+        "wod_appliance_students": list(machine.students),
+        "wod_appliance_key": applianceplay.own_key(make=not order.check),
+        "wod_appliance_base_done": order.base and not base,
         "w": todo.workshop,
     }
     # Where nothing is changed, WODUSER may not be there yet.

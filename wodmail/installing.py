@@ -19,7 +19,7 @@ PLAYBOOKS = {
     "backend": ("install_backend.yml", "check_backend.yml"),
     "api-db": ("install_api-db.yml", "check_api-db.yml"),
     "frontend": ("install_frontend.yml", "check_frontend.yml"),
-    "appliance": ("setup_appliance.yml",),
+    "appliance": ("setup_appliance.yml", "check_appliance.yml"),
 }
 """By type of machine: what is played, in this order."""
 SOURCES = {

@@ -23,7 +23,7 @@ _PLAYBOOK = """
   tasks:
     - name: Write who works here
       ansible.builtin.copy:
-        content: "{{ w }} {{ appliance_students | join(' ') }} {{ greeting }}\\n"
+        content: "{{ w }} {{ wod_appliance_students | join(' ') }} {{ greeting }}\\n"
         dest: /srv/mono
         mode: "0644"
 """

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.appliances import Appliances
 from tests.e2e.appliancesetting import SKIP, setting, told
-from tests.e2e.appliancesite import SECOND, THIRD, lands
+from tests.e2e.appliancesite import SECOND, THIRD
 from tests.e2e.linuxsite import LinuxDeployment
 from tests.linux_students import BASE, FIRST, SERVICE
-from tests.machine.machine import Machine
 
 pytestmark = [pytest.mark.machine, pytest.mark.root, pytest.mark.xdist_group("linux-users")]
-PASSWORD = "a-word-of-the-test"
-# The site's own script makes the student ready as a CREATE would.
-CREATE = """set -eu
-. "$WODFUNCTIONS"
-export stdid w=WKSHP-Mono wid=0
-"$WODAPPLIANCESCRIPTS/create-appliance.sh"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +46,10 @@ def test_a_dry_run_is_a_true_audit(both: tuple[LinuxDeployment, Appliances]) -> 
     lab.shell(lab.base, f"userdel student{SECOND}; rm /etc/sudoers.d/wod-appliance")
     dry = told(site, "setup", "--check", "--host", lab.base, *SKIP, status=2)
     base = next(each for each in dry["appliances"][0]["done"] if each["what"] == "setup_appliance.yml")
-    assert (base["result"], base["words"]) == ("differs", "Let WODUSER work as root; Make the students' accounts")
+    assert (base["result"], base["words"]) == (
+        "differs",
+        "All that it does as root, without a password; Their accounts and homes",
+    )
     assert lab.shell(lab.base, f"id student{SECOND} 2>&1 || :").endswith("no such user\n")
     told(site, "setup", *SKIP, "--host", lab.base)
     assert told(site, "check", "--host", lab.base)["appliances"][0]["result"] == "ok"
