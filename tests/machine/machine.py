@@ -23,6 +23,7 @@ from tests.parts import require
 from tests.support import free_port, wait_until
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _PROXY = """\
 User {user}
@@ -139,15 +140,25 @@ class Machine:
         if self._registries:
             nspawn += [f"--bind={here}:{there}" for here, there in debian.caches().items()]
         nspawn += [f"--bind-ro={here}:{there}" for here, there in self._binds.items()]
+        # In groups of its own: machines that shared one would end each other's services.
+        groups = " ".join(str(group / "cgroup.procs") for group in self._groups(make=True))
+        enter = f'for procs in {groups}; do echo $$ >"$procs"; done; exec "$@"'
         with (self._folder / "console.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", *nspawn],
+                ["setpriv", "--pdeathsig", "TERM", "--", "sh", "-ec", enter, "sh", *nspawn],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
             )
         self._wait_booted()
+
+    def _groups(self, *, make: bool = False) -> list[Path]:
+        """Its control groups in the hierarchies that systemd uses, whichever of them there are."""
+        tops = [Path(top) for top in HIERARCHIES if Path(top, "cgroup.procs").exists()]
+        for top in tops if make else ():
+            (top / self._name).mkdir(exist_ok=True)
+        return [top / self._name for top in tops]
 
     def _wait_booted(self) -> None:
         wait_until(
@@ -194,6 +205,10 @@ class Machine:
         if self._proxy is not None:
             self._proxy.kill()
             self._proxy.wait()
+        for group in self._groups():
+            for folder in sorted(group.glob("**/"), reverse=True):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
         subprocess.run(["umount", "--recursive", str(self.root)], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", self._name], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self._name], check=False, capture_output=True)
