@@ -11,6 +11,7 @@ from wodmail import __version__
 MODULES = {
     "abort": "requests",
     "appliance": "appliance",
+    "catalogue": "catalogue",
     "check": "check",
     "check-template": "check_template",
     "cleanup-processes": "cleanup_processes",
