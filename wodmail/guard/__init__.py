@@ -1,0 +1,1 @@
+"""wod-kill-processes: watches the students' processes, and the server's load (docs/guard.md)."""

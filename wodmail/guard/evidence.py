@@ -1,0 +1,182 @@
+"""Evidence: what was found, kept as one JSON file a case in WODSTATEDIR/guard/evidence, for WODRETENTION days."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from wodmail.guard import files
+from wodmail.guard.judge import Finding, Track
+from wodmail.guard.ladder import Case
+from wodmail.guard.policy import Evidence
+from wodmail.guard.watch import Seen
+
+DAY = 86400.0
+_BLOCK = 1024 * 1024
+_ARGUMENTS = 256
+_CONNECTIONS = 100
+
+
+def collect(
+    case: Case,
+    finding: Finding,
+    processes: Mapping[int, Seen],
+    tracks: Mapping[tuple[int, int], Track],
+    limits: Evidence,
+) -> dict[str, Any]:
+    """Everything about a case while its processes still run.
+
+    Args:
+        case: which.
+        finding: with its processes.
+        processes: all students' processes by pid, for the parents.
+        tracks: how busy each was.
+        limits: how much is kept.
+    """
+    shown = finding.processes[: limits.processes_at_most]
+    return {
+        "case": case.name,
+        "student": case.student,
+        "rule": case.rule,
+        "words": finding.words,
+        "found": iso(case.at),
+        "processes_found": len(finding.processes),
+        "processes": [_process(seen, processes, tracks.get(seen.key), limits.hash_limit_bytes) for seen in shown],
+        "actions": [],
+    }
+
+
+def iso(at: float) -> str:
+    """A moment as text."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _process(seen: Seen, processes: Mapping[int, Seen], track: Track | None, hash_limit: int) -> dict[str, Any]:
+    return {
+        "pid": seen.pid,
+        "start_ticks": seen.start,
+        "name": seen.name,
+        "command_line": list(seen.argv[:_ARGUMENTS]),
+        "age_seconds": round(seen.age_seconds, 1),
+        "cpu_seconds": seen.cpu_seconds,
+        "cpu_rate_cores": round(track.rate_cores, 3) if track else None,
+        "cpu_series_cores": track.series() if track else [],
+        "program": _program(seen, hash_limit),
+        "parents": [f"{each.pid} {each.exe or each.name}" for each in _parents(seen, processes)],
+        "connections": _connections(seen),
+    }
+
+
+def _parents(seen: Seen, processes: Mapping[int, Seen]) -> list[Seen]:
+    found: list[Seen] = []
+    parent = processes.get(seen.parent)
+    while parent is not None and parent not in found and len(found) < 20:
+        found.append(parent)
+        parent = processes.get(parent.parent)
+    return found
+
+
+def _program(seen: Seen, limit: int) -> dict[str, Any]:
+    file = seen.file
+    if file is None:
+        return {"path": seen.exe}
+    return {
+        "path": seen.exe,
+        "owner": file.uid,
+        "group": file.gid,
+        "mode": f"{stat.S_IMODE(file.mode):04o}",
+        **digest(seen, limit),
+    }
+
+
+def digest(seen: Seen, limit: int) -> dict[str, Any]:
+    """SHA-256 of the program that a process runs, at most so many bytes of it.
+
+    What is opened is the running file itself, also when its name is gone by now; it is hashed only when it is the one
+    that was seen.
+    """
+    try:
+        descriptor = os.open(f"/proc/{seen.pid}/exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        return {"sha256": None, "why": str(error.strerror)}
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        known = seen.file
+        if known is None or (status.st_dev, status.st_ino) != (known.device, known.inode):
+            return {"sha256": None, "why": "it runs another program by now"}
+        if not stat.S_ISREG(status.st_mode):
+            return {"sha256": None, "why": "it is no plain file"}
+        total, hashed = 0, hashlib.sha256()
+        try:
+            while total < limit and (block := file.read(min(_BLOCK, limit - total))):
+                hashed.update(block)
+                total += len(block)
+        except OSError as error:
+            return {"sha256": None, "why": str(error.strerror)}
+    return {"sha256": hashed.hexdigest(), "bytes": status.st_size, "bytes_hashed": total}
+
+
+def _connections(seen: Seen) -> list[str]:
+    try:
+        process = psutil.Process(seen.pid)
+        found = process.net_connections(kind="inet") if process.is_running() else []
+    except (psutil.Error, OSError):
+        return []
+    return [f"{_end(each.laddr)} > {_end(each.raddr)} {each.status}" for each in found[:_CONNECTIONS]]
+
+
+def _end(address: Any) -> str:
+    return f"{address.ip} port {address.port}" if address else "-"
+
+
+class Store:
+    """The folder of evidence.
+
+    Args:
+        folder: the guard's folder.
+        days: how long a file is kept.
+    """
+
+    def __init__(self, folder: Path, days: int) -> None:
+        self._folder, self._days = folder / "evidence", days
+
+    def file(self, case: Case) -> Path:
+        """Where a case's evidence is."""
+        return self._folder / f"{case.name}.json"
+
+    def keep(self, case: Case, data: Mapping[str, Any]) -> None:
+        """Write a case's evidence.
+
+        Raises:
+            OSError: the disk has trouble.
+        """
+        files.write(self.file(case), {key: value for key, value in data.items() if key != "version"})
+
+    def note(self, case: Case, action: str, result: str) -> None:
+        """Add what was done about a case.
+
+        Raises:
+            OSError: the disk has trouble.
+        """
+        data = files.read(self.file(case)) or {"case": case.name, "student": case.student, "rule": case.rule}
+        actions: Sequence[Any] = data.get("actions", [])
+        entry = {"when": iso(time.time()), "action": action, "result": result}
+        self.keep(case, {**data, "actions": [*actions, entry][-200:]})
+
+    def sweep(self, now: float) -> int:
+        """Remove what is older than it is to be kept; gives how many files."""
+        old = [file for file in self._all() if file.lstat().st_mtime < now - self._days * DAY]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
+
+    def _all(self) -> Iterable[Path]:
+        return sorted(self._folder.glob("*.json"))

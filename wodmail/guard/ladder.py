@@ -1,0 +1,187 @@
+"""The ladder: warn, stop, PURGE. Pure: findings in, what to do out; what was done is told to it afterwards.
+
+A *case* is one student's offence against one rule, from the first look that finds it until it was gone for a while.
+Cases and stops are kept through a restart (`dump`, `restore`), so that nobody is warned of the same thing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from wodmail.guard.judge import Finding
+from wodmail.guard.policy import Ladder, Rung
+
+
+@dataclass
+class Case:
+    """One student's offence against one rule.
+
+    Args:
+        name: its identity: when, whose, which rule.
+        student: the number.
+        rule: see `Finding`.
+        words: what was found last.
+        opened: monotonic seconds of the first look that found it.
+        seen: the same of the last one.
+        at: seconds since 1970 of the first.
+        told: WODMONITOR was told, or is not to be.
+        stops: how often its processes were stopped.
+        failed: the last stop left something running.
+    """
+
+    name: str
+    student: int
+    rule: str
+    words: str
+    opened: float
+    seen: float
+    at: float
+    told: bool = False
+    stops: int = 0
+    failed: bool = False
+
+
+@dataclass
+class Seat:
+    """What a student's seat has been through.
+
+    Args:
+        stops: monotonic seconds of the stops that count.
+        wanted: name of the case for which a PURGE has to be sent; empty for none.
+        purged: monotonic seconds of the last PURGE.
+        troubled: WODMONITOR was told that it could not be sent.
+    """
+
+    stops: list[float] = field(default_factory=list)
+    wanted: str = ""
+    purged: float | None = None
+    troubled: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do.
+
+    Args:
+        kind: `open` (a new case: collect evidence) or `stop`.
+        case: which case leads to it.
+        finding: what was found in this look.
+    """
+
+    kind: str
+    case: Case
+    finding: Finding
+
+
+class Cases:
+    """All open cases.
+
+    Args:
+        ladder: the policy's part.
+    """
+
+    def __init__(self, ladder: Ladder) -> None:
+        self.ladder = ladder
+        self.cases: dict[tuple[int, str], Case] = {}
+        self.seats: dict[int, Seat] = {}
+
+    def look(self, findings: Iterable[Finding], now: float, at: float) -> list[Step]:
+        """Take the findings of one look.
+
+        Args:
+            findings: one at most for a student and rule.
+            now: monotonic seconds.
+            at: seconds since 1970.
+
+        Returns:
+            What is new, and what has to be stopped now. `stopped` says afterwards whether a PURGE follows.
+        """
+        self._forget(now)
+        steps = []
+        for finding in findings:
+            key = (finding.student, finding.rule)
+            case = self.cases.get(key)
+            if case is None:
+                name = f"{_stamp(at)}-student{finding.student}-{finding.rule}"
+                case = Case(name, finding.student, finding.rule, finding.words, now, now, at)
+                self.cases[key] = case
+                steps.append(Step("open", case, finding))
+            case.seen, case.words = now, finding.words
+            due = now - case.opened >= self.ladder.stop_after_seconds
+            if finding.then >= Rung.STOP and due and finding.processes:
+                steps.append(Step("stop", case, finding))
+        return steps
+
+    def stopped(self, step: Step, now: float, *, left: bool) -> bool:
+        """Note a stop; says whether a PURGE has become due (`wanted`).
+
+        Args:
+            step: the stop.
+            now: monotonic seconds.
+            left: something still runs, so the next rung is taken at once.
+        """
+        step.case.stops += 1
+        step.case.failed = left
+        if step.finding.then < Rung.PURGE:
+            return False
+        seat = self.seats.setdefault(step.case.student, Seat())
+        seat.stops.append(now)
+        recent = [moment for moment in seat.stops if moment > now - self.ladder.purge_window_seconds]
+        seat.stops = recent[-self.ladder.purge_after_stops :]
+        again = seat.purged is None or now - seat.purged >= self.ladder.purge_again_seconds
+        enough = left or len(seat.stops) >= self.ladder.purge_after_stops
+        if not (enough and again):
+            return False
+        seat.wanted = seat.wanted or step.case.name
+        return True
+
+    def wanted(self) -> dict[int, str]:
+        """Students whose seat has to be purged, with the case that led to it."""
+        return {student: seat.wanted for student, seat in self.seats.items() if seat.wanted}
+
+    def purged(self, student: int, now: float) -> None:
+        """Note that the PURGE was sent."""
+        seat = self.seats.setdefault(student, Seat())
+        seat.purged, seat.wanted, seat.stops = now, "", []
+
+    def untold(self) -> list[Case]:
+        """The cases that WODMONITOR has not been told of, the oldest first."""
+        return sorted((case for case in self.cases.values() if not case.told), key=lambda case: case.opened)
+
+    def _forget(self, now: float) -> None:
+        self.cases = {
+            key: case
+            for key, case in self.cases.items()
+            if now - case.seen < self.ladder.forget_seconds or (not case.told and now - case.seen < 86400)
+        }
+        keep = max(self.ladder.purge_window_seconds, self.ladder.purge_again_seconds)
+        self.seats = {
+            student: seat
+            for student, seat in self.seats.items()
+            if seat.wanted
+            or any(now - moment < keep for moment in [*seat.stops, *([] if seat.purged is None else [seat.purged])])
+        }
+
+    def dump(self) -> dict[str, Any]:
+        """What has to survive a restart, as plain data."""
+        return {
+            "cases": [asdict(case) for case in self.cases.values()],
+            "seats": {str(student): asdict(seat) for student, seat in self.seats.items()},
+        }
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take what `dump` gave.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is something else.
+        """
+        cases = [Case(**each) for each in data["cases"]]
+        seats = {int(student): Seat(**seat) for student, seat in data["seats"].items()}
+        self.cases, self.seats = {(case.student, case.rule): case for case in cases}, seats
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
