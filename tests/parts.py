@@ -16,6 +16,7 @@ PROGRAMS = {
     "nc-traditional": ("nc.traditional", "netcat-traditional"),
     "ip": ("ip", "iproute2"),
     "node": ("node", "nodejs"),
+    "pdftotext": ("pdftotext", "poppler-utils"),
     "postfix": ("postfix", "postfix"),
     "procmail": ("procmail", "procmail"),
     "debootstrap": ("debootstrap", "debootstrap"),

@@ -1,0 +1,222 @@
+"""Notebooks as PDF and Word: what is in them, what never gets in, what is refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from PIL import Image
+
+from tests.parts import require, shared_notebooks
+from wodmail.errors import Failed
+from wodmail.exporting import folder as exporting
+from wodmail.exporting.convert import Form, document_of
+from wodmail.exporting.pictures import UnfitError, fit
+
+SECRET = "the-line-of-another-user"
+V4 = nbformat.v4
+
+
+def png(size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, "teal").save(out, kind)
+    return out.getvalue()
+
+
+def book(*cells: Any) -> bytes:
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python", "language": "python"}}
+    return str(nbformat.writes(V4.new_notebook(cells=list(cells), metadata=metadata))).encode()
+
+
+def said(*words: str) -> bytes:
+    return book(*(V4.new_markdown_cell(word) for word in words))
+
+
+def pdf_text(data: bytes) -> str:
+    argv = [require("pdftotext"), "-layout", "-", "-"]
+    return subprocess.run(argv, input=data, capture_output=True, check=True).stdout.decode()
+
+
+def pictures_in(docx: bytes) -> list[bytes]:
+    with zipfile.ZipFile(io.BytesIO(docx)) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.startswith("word/media/")]
+
+
+def word_text(docx: bytes) -> str:
+    with zipfile.ZipFile(io.BytesIO(docx)) as archive:
+        return archive.read("word/document.xml").decode()
+
+
+def test_text_code_outputs_tables_and_pictures_are_in_both(tmp_path: Path) -> None:
+    """The kinds of things that notebooks hold."""
+    (tmp_path / "Pictures").mkdir()
+    (tmp_path / "Pictures" / "a b.png").write_bytes(png())
+    encoded = base64.b64encode(png((50, 20))).decode()
+    outputs = [
+        V4.new_output("stream", text="\x1b[31mred alert\x1b[0m\n"),
+        V4.new_output("display_data", {"image/png": encoded, "text/plain": "<Figure>"}),
+        V4.new_output("execute_result", {"text/html": "<table><tr><td>pandas</td></tr></table>", "text/plain": "x"}),
+        V4.new_output("error", ename="ValueError", evalue="boom", traceback=["\x1b[0;31mValueError\x1b[0m: boom"]),
+    ]
+    attached = V4.new_markdown_cell("![att](attachment:c.gif)")
+    attached["attachments"] = {"c.gif": {"image/gif": base64.b64encode(png((9, 9), "GIF")).decode()}}
+    data = book(
+        V4.new_markdown_cell("# Grüße 日本 ✓\n\n| a | b |\n|---|---|\n| one | two |\n\nmath $x^2$ **strong**"),
+        V4.new_markdown_cell('![local](Pictures/a%20b.png) and <img src="Pictures/a b.png" width="30%">'),
+        V4.new_code_cell("print('hello')", outputs=outputs),
+        attached,
+        V4.new_markdown_cell("<ul><li>raw <b>html</b></li></ul>"),
+    )
+    text = pdf_text(document_of(data, Form.PDF, tmp_path, title="The Title"))
+    for words in ("Grüße", "one", "two", "print('hello')", "red alert", "pandas", "boom", "raw html", "The Title"):
+        assert words in text, words
+    assert "[31m" not in text and "Figure" not in text
+    word = document_of(data, Form.WORD, tmp_path)
+    assert len(pictures_in(word)) >= 3 and png() in pictures_in(word)
+    assert all(words in word_text(word) for words in ("Grüße", "日本", "red alert", "pandas", "boom"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "![x](../secret.png)",
+        "![x](..%2Fsecret.png)",
+        "![x]({absolute})",
+        "![x](file://{absolute})",
+        "![x](link.png)",
+        "![x](linked/secret.png)",
+        '<img src="../secret.png">',
+        '<object data="../secret.png"></object><embed src="../secret.png"><iframe src="../secret.png"></iframe>',
+        '```{{=typst}}\n#read("/etc/hostname") #image("../secret.png")\n```',
+        '`#read("../secret.txt")`{{=typst}}',
+        '#include "../secret.txt"',
+        "\\input{{../secret.txt}} \\includegraphics{{../secret.png}}",
+        "<!-- -->\n<xi:include href='../secret.txt' xmlns:xi='http://www.w3.org/2001/XInclude'/>",
+        ".. include:: ../secret.txt",
+    ],
+)
+def test_nothing_outside_the_folder_gets_in(tmp_path: Path, source: str) -> None:
+    """However a notebook asks for it."""
+    inside = tmp_path / "WKSHP-X"
+    inside.mkdir()
+    stranger = png((61, 17))
+    (tmp_path / "secret.png").write_bytes(stranger)
+    (tmp_path / "secret.txt").write_text(SECRET)
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    (inside / "linked").symlink_to(tmp_path)
+    data = said("before", source.format(absolute=tmp_path / "secret.png"), "after")
+    word = document_of(data, Form.WORD, inside)
+    assert pictures_in(word) == []
+    assert SECRET not in word_text(word)
+    text = pdf_text(document_of(data, Form.PDF, inside))
+    assert "before" in text and "after" in text and SECRET not in text
+
+
+def test_pictures_of_other_machines_become_links(tmp_path: Path) -> None:
+    """Nothing is fetched; the reader can."""
+    data = said("![a view](https://pictures.example.org/a.png)")
+    assert "[picture: a view]" in pdf_text(document_of(data, Form.PDF, tmp_path))
+    word = document_of(data, Form.WORD, tmp_path)
+    assert pictures_in(word) == [] and "[picture: a view]" in word_text(word)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"MZ\x90", "no picture"),
+        (png()[:60], "broken"),
+        (b'<svg xmlns="x"><image href="/etc/passwd"/></svg>', "outside itself"),
+        (b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>', "no picture"),
+        (b"\x89PNG\r\n" + b"x" * 21 * 2**20, "larger"),
+        (png((9000, 9000)), "no picture|million"),
+    ],
+    ids=["program", "torn", "reference", "entity", "large", "bomb"],
+)
+def test_unfit_pictures_are_not_taken(data: bytes, words: str) -> None:
+    """Each with its reason."""
+    with pytest.raises(UnfitError, match=words):
+        fit(data)
+
+
+def test_an_unfit_picture_spoils_no_document(tmp_path: Path) -> None:
+    """A few words stand in its place."""
+    (tmp_path / "a.png").write_bytes(png()[:60])
+    (tmp_path / "b.webp").write_bytes(png(kind="WEBP"))
+    text = pdf_text(document_of(said("![torn](a.png)\n\n![web](b.webp)"), Form.PDF, tmp_path))
+    assert "[picture: torn; not included: broken" in " ".join(text.split())
+    assert "web;" not in text
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b'{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}', b"\xff"]
+)
+def test_what_is_no_notebook_is_told(tmp_path: Path, data: bytes) -> None:
+    """In words, for its file alone."""
+    (tmp_path / "bad.ipynb").write_bytes(data)
+    (tmp_path / "good.ipynb").write_bytes(said("fine"))
+    done = {each.notebook: each for each in exporting.export(tmp_path, Form.PDF)}
+    assert done["bad.ipynb"].error == "It is no valid notebook."
+    assert done["good.ipynb"].document == "good.pdf"
+    with pytest.raises(Failed, match="no valid notebook"):
+        document_of(data, Form.PDF, tmp_path)
+
+
+def test_documents_lie_beside_their_notebooks(tmp_path: Path) -> None:
+    """Replaced at the next run; a link in their place is replaced, not followed; checkpoints are none."""
+    (tmp_path / "deep" / ".ipynb_checkpoints").mkdir(parents=True)
+    (tmp_path / "deep" / ".ipynb_checkpoints" / "x-checkpoint.ipynb").write_bytes(said("old"))
+    (tmp_path / "deep" / "x.ipynb").write_bytes(said("new"))
+    (tmp_path / "evil.ipynb").symlink_to(tmp_path / "deep" / "x.ipynb")
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "deep" / "x.pdf").symlink_to(victim)
+    done = list(exporting.export(tmp_path, Form.PDF))
+    assert [each.document for each in done] == ["deep/x.pdf"]
+    document = tmp_path / "deep" / "x.pdf"
+    assert not document.is_symlink() and victim.read_text() == "kept"
+    assert document.stat().st_mode & 0o777 == 0o644 and document.read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".ipynb_checkpoints", "x.ipynb", "x.pdf"]
+
+
+def test_the_command_confines_itself(tmp_path: Path) -> None:
+    """Limits of its own, no network; a table, or data."""
+    (tmp_path / "a.ipynb").write_bytes(said("x"))
+    program = (
+        "import resource, socket, sys\n"
+        "from wodmail.exporting import confine\n"
+        "shut = confine.confine()\n"
+        "print(resource.getrlimit(resource.RLIMIT_AS)[1], shut, len(socket.if_nameindex()))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert int(told[0]) <= 4 * 1024**3
+    assert told[1] == "False" or told[2] == "1"
+    call = [sys.executable, "-c", "import sys; from wodmail.cli.generate_pdf import main; sys.exit(main())"]
+    done = subprocess.run([*call, str(tmp_path), "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["documents"][0]
+    assert (row["document"], row["size"]) == ("a.pdf", (tmp_path / "a.pdf").stat().st_size)
+    (tmp_path / "b.ipynb").write_text("{")
+    again = subprocess.run([*call, str(tmp_path), "--word"], capture_output=True, text=True, check=False)
+    assert (again.returncode, "1 exported, 1 failed" in again.stdout) == (1, True)
+
+
+def test_real_notebooks(tmp_path: Path) -> None:
+    """Every notebook of the workshops beside the checkout, when they are there; their pictures are in."""
+    real = shared_notebooks()
+    if real is None:
+        pytest.skip("no real workshops beside the checkout")
+    counted = 0
+    for file in sorted(real.rglob("*.ipynb")):
+        workshop = real / file.relative_to(real).parts[0]
+        where = "" if file.parent == workshop else str(file.parent.relative_to(workshop))
+        assert document_of(file.read_bytes(), Form.PDF, workshop, where, file.stem).startswith(b"%PDF")
+        counted += len(pictures_in(document_of(file.read_bytes(), Form.WORD, workshop, where)))
+    assert counted > 20

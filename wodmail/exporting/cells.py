@@ -1,0 +1,122 @@
+"""A notebook made ready for conversion: every cell named, pictures taken out of outputs and attachments (pure)."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CELL = "wodcell"
+OUTPUT = "wodoutput"
+ATTACHED = "wodattached"
+"""Stands for `attachment` in URLs, which pandoc would resolve by itself, and among what it can't find."""
+_PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
+_ATTACHMENT = re.compile(r"""(\]\(\s*<?|src\s*=\s*["']?)attachment:""")
+_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+LONGEST_OUTPUT = 20_000
+LONGEST_RICH = 200_000
+
+
+@dataclass(slots=True)
+class Ready:
+    """A notebook for the converter.
+
+    Args:
+        notebook: the notebook, version 4, without pictures.
+        outputs: pictures of outputs by the name that stands in their place: base64, or the text of a drawing.
+        attachments: pictures attached to cells, by cell name and file name: base64 or text.
+        language: the language of its code cells, "" when it isn't said.
+    """
+
+    notebook: dict[str, Any]
+    outputs: dict[str, str] = field(default_factory=dict)
+    attachments: dict[tuple[str, str], str] = field(default_factory=dict)
+    language: str = ""
+
+
+def ready(notebook: Mapping[str, Any]) -> Ready:
+    """Make a notebook ready.
+
+    Args:
+        notebook: a valid notebook of version 4, as nbformat gives it.
+    """
+    metadata = notebook.get("metadata", {})
+    language = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or ""
+    found = Ready({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, language=str(language))
+    found.notebook["metadata"] = {"kernelspec": {"name": "x", "display_name": "x", "language": found.language}}
+    found.notebook["cells"] = [
+        _cell(cell, f"{CELL}-{number}", found) for number, cell in enumerate(notebook.get("cells", []), 1)
+    ]
+    return found
+
+
+def text_of(value: object) -> str:
+    """A multiline text of a notebook: one text, or a list of lines."""
+    return "".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cell(cell: Mapping[str, Any], name: str, found: Ready) -> dict[str, Any]:
+    for file, bundle in (cell.get("attachments") or {}).items():
+        for kind in _PICTURES:
+            if kind in bundle:
+                found.attachments[name, file] = text_of(bundle[kind])
+                break
+    kind, source = str(cell.get("cell_type")), _clean(text_of(cell.get("source", "")))
+    if kind == "raw":
+        return _code(name, source, [])
+    if kind == "code":
+        return _code(name, source, list(_outputs(cell.get("outputs", []), name, found)))
+    source = _ATTACHMENT.sub(rf"\1{ATTACHED}:", source)
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+
+
+def _code(name: str, source: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    cell: dict[str, Any] = {"cell_type": "code", "id": name, "metadata": {}, "execution_count": None}
+    return {**cell, "source": source, "outputs": outputs}
+
+
+def _outputs(outputs: Sequence[Mapping[str, Any]], cell: str, found: Ready) -> Iterator[dict[str, Any]]:
+    for number, output in enumerate(outputs, 1):
+        match output.get("output_type"):
+            case "stream":
+                yield _stream(text_of(output.get("text", "")))
+            case "error":
+                lines = output.get("traceback") or [f"{output.get('ename')}: {output.get('evalue')}"]
+                yield _stream("\n".join(map(str, lines)))
+            case "display_data" | "execute_result":
+                yield _shown(output.get("data", {}), f"{OUTPUT}:{cell}:{number}", found)
+
+
+def _stream(text: str) -> dict[str, Any]:
+    return {"output_type": "stream", "name": "stdout", "text": _short(_clean(text))}
+
+
+def _shown(data: Mapping[str, Any], name: str, found: Ready) -> dict[str, Any]:
+    """The richest form that a document can hold."""
+    for kind in _PICTURES:
+        if kind in data:
+            found.outputs[name] = text_of(data[kind])
+            return _html(f'<img src="{html.escape(name)}">')
+    for kind in ("text/html", "text/markdown", "text/latex"):
+        text = _clean(text_of(data.get(kind, "")))
+        if text and len(text) <= LONGEST_RICH:
+            return {"output_type": "display_data", "metadata": {}, "data": {kind: text}}
+    return _stream(text_of(data.get("text/plain", "")))
+
+
+def _html(text: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+
+
+def _clean(text: str) -> str:
+    """Without colours and other orders to a terminal."""
+    return _CONTROL.sub("", _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _short(text: str) -> str:
+    if len(text) <= LONGEST_OUTPUT:
+        return text
+    return text[: LONGEST_OUTPUT // 2] + "\n[... shortened ...]\n" + text[-LONGEST_OUTPUT // 2 :]
