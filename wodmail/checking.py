@@ -10,6 +10,8 @@ from wodmail.maintenancetasks import TaskResult
 
 LOOK = "look"
 NOTE = "note"
+NOT_APPLICABLE = "na"
+NOTHING_TO_DO = "No items in the list"
 DIFFERS = "differs"
 
 
@@ -43,8 +45,10 @@ class Item:
 def items(tasks: Iterable[TaskResult], *, check: bool) -> list[Item]:
     """What the tasks of a run come to, in the order in which items appear (pure).
 
-    A task tagged `look` only finds out: it counts when it fails. One tagged `note` is a remark. One tagged `differs`
-    that is run tells of something that the check can't mend itself.
+    A task whose loop is over nothing found nothing to do. A task tagged `look` only finds out, and changes nothing
+    whatever it says. The message of one tagged `note` is a
+    remark. One tagged `differs` that is run tells of something that the check can't mend itself, one tagged `na` that
+    the item does not apply to this machine.
 
     Args:
         tasks: the run's tasks.
@@ -62,8 +66,8 @@ def _item(name: str, tasks: Sequence[TaskResult], check: bool) -> Item:
     ran = [task for task in tasks if task.status in ("ok", "changed")]
     stuck = [task for task in ran if DIFFERS in task.tags]
     changed = [task for task in ran if task.status == "changed" and LOOK not in task.tags]
-    notes = tuple(task.message for task in ran if NOTE in task.tags and task.message)
-    at_work = [task for task in ran if not {LOOK, NOTE, DIFFERS} & set(task.tags)]
+    notes = tuple(task.message for task in ran if {NOTE, NOT_APPLICABLE} & set(task.tags) and task.message)
+    applies = [task for task in tasks if NOTE not in task.tags and (task in ran or task.message == NOTHING_TO_DO)]
     what = (*(_told(task) for task in [*failed, *stuck, *changed]), *notes)
     diff = "\n".join(task.diff for task in changed if task.diff)
     if failed:
@@ -73,7 +77,8 @@ def _item(name: str, tasks: Sequence[TaskResult], check: bool) -> Item:
     elif changed:
         verdict = Verdict.FIXED
     else:
-        verdict = Verdict.OK if at_work else Verdict.NOT_APPLICABLE
+        nowhere = not applies or any(NOT_APPLICABLE in task.tags for task in ran)
+        verdict = Verdict.NOT_APPLICABLE if nowhere else Verdict.OK
     return Item(name, verdict, what, diff)
 
 

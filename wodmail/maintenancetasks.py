@@ -81,7 +81,7 @@ def message(result: Mapping[str, Any]) -> str:
     lines = [f"{_label(each)}: {message(each)}" for each in told if message(each)]
     if lines:
         return "\n".join(lines)
-    for name in ("msg", "skip_reason", "stderr", "stdout"):
+    for name in ("msg", "skip_reason", "skipped_reason", "stderr", "stdout"):
         if result.get(name):
             return str(result[name]).strip()
     return ""

@@ -114,3 +114,9 @@ def _tell(report: Report) -> None:
         click.echo(f"{report.file}: {len(report.problems)} problem(s); mend them and check again")
     else:
         click.echo(f"{report.file}: in order")
+
+
+if __name__ == "__main__":  # `python -m wodmail.cli.config` starts sooner than `wodmail config`: it imports no other command
+    from wodmail.cli.main import run
+
+    raise SystemExit(run(config, "wodmail config"))

@@ -34,3 +34,9 @@ def check_command(file: Path | None) -> None:
     if problems:
         raise SystemExit(1)
     click.echo("the root helper works")
+
+
+if __name__ == "__main__":  # `python -m wodmail.cli.helper` starts sooner than `wodmail helper`: it imports no other command
+    from wodmail.cli.main import run
+
+    raise SystemExit(run(helper, "wodmail helper"))
