@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -38,10 +37,10 @@ class Late(dict[str, Plugin]):
         self._kind = kind
 
     def __missing__(self, name: str) -> Plugin:
-        found = _plugins(self._kind)
-        for prefix in PREFIXES:
-            name = name.removeprefix(prefix)
-        return super().__getitem__(name) if super().__contains__(name) else found[name]
+        short = functools.reduce(str.removeprefix, PREFIXES, name)
+        if "." in short:
+            return _of_collection(self._kind, short)
+        return super().__getitem__(short) if super().__contains__(short) else _plugins(self._kind)[short]
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or self.get(str(name)) is not None
@@ -66,12 +65,40 @@ def _plugins(kind: str) -> dict[str, Plugin]:
     return {name: _telling(name, plugin) for name, plugin in found.items()}
 
 
+@functools.cache
+def load_collections() -> None:
+    """Let Ansible find collections, its own names in full (ansible.builtin.env) among them; for this process, once."""
+    from ansible.plugins.loader import init_plugin_loader
+
+    with _lock:
+        init_plugin_loader([])
+
+
+@functools.cache
+def _of_collection(kind: str, name: str) -> Plugin:
+    """A filter or test of a collection; KeyError when there is none."""
+    from ansible.errors import AnsibleError
+    from ansible.plugins import loader
+
+    load_collections()
+    try:
+        found = (loader.filter_loader if kind == "filter" else loader.test_loader).get(name)
+    except (AnsibleError, ImportError) as error:
+        raise KeyError(name) from error
+    if found is None:
+        raise KeyError(name)
+    return _telling(name, found.j2_function)
+
+
 def _telling(name: str, plugin: Plugin) -> Plugin:
     """The plugin, its errors told as jinja2's, so that they come with the template's line."""
     from ansible.errors import AnsibleError
 
     @functools.wraps(plugin)
     def told(*arguments: Any, **named: Any) -> Any:
+        for value in (*arguments, *named.values()) if name != "mandatory" else ():
+            if isinstance(value, jinja2.Undefined):
+                str(value)  # raises, and names the variable
         try:
             return plugin(*arguments, **named)
         except AnsibleError as error:
@@ -145,11 +172,14 @@ def _looked_up(
     from ansible.plugins.loader import lookup_loader
     from ansible.template import Templar
 
+    load_collections()
     loader = DataLoader()
     loader.set_basedir(str(folder))
     variables = {"ansible_search_path": [str(folder)], "role_path": str(folder)}
     try:
         made = lookup_loader.get(name, loader=loader, templar=Templar(loader=loader, variables=variables))
+        if made is None:
+            raise jinja2.TemplateRuntimeError(f"there is no lookup {plugin}")
         return list(made.run(list(terms), variables=variables, **options))
     except (AnsibleError, OSError) as error:
         if errors in ("ignore", "warn"):

@@ -17,7 +17,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from nbformat import validator
 
-from wodmail import compiling, deliverrun, lintsite, rendering, variables, vaultkeys
+from wodmail import ansiblefilters, compiling, deliverrun, lintsite, rendering, variables, vaultkeys
 from wodmail.copyfolder import notebook, source
 from wodmail.copyfolder.expand import Expander, Unexpanded
 from wodmail.copyfolder.home import READ_ME
@@ -55,6 +55,7 @@ class Templates:
         self.group: dict[str, Any] | None = None
         self.problems: list[Finding] = []
         self._mask = Masker()
+        ansiblefilters.load_collections()
         self._loader = DataLoader()
         try:
             self.group = variables.for_group(settings)
