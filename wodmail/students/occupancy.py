@@ -7,7 +7,9 @@ registry are WODUSER's: root neither makes files there nor follows what lies the
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import importlib
 import json
 import os
 import pwd
@@ -102,6 +104,11 @@ def engaged(settings: Settings) -> dict[int, str]:
 
 def _asked_as(user: str, settings: Settings) -> dict[str, dict[str, str]]:
     """What `ask` says in a child that is that user and no longer root."""
+    # What is loaded when it is first used, while python's own folders can surely be read.
+    open_store(settings).close()
+    codecs.lookup("idna")
+    if settings.apidb:
+        importlib.import_module("wodmail.registry.apidb")
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -142,6 +149,8 @@ def _told(settings: Settings) -> dict[str, object]:
         return {"engaged": ask(settings)}
     except WodmailError as error:
         return {"error": error.sender, "cause": error.operator, "temporary": isinstance(error, Temporary)}
+    except (OSError, ImportError) as error:  # what lies in WODSTATEDIR, or wodmail itself, is not WODUSER's to read
+        return {"error": f"{settings.WODUSER} can't ask which seats are in use: {error}"}
 
 
 def ask(settings: Settings) -> dict[int, str]:
