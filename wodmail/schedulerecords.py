@@ -7,10 +7,12 @@ never through a link, so that nobody leads root astray.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -46,12 +48,10 @@ class Records:
         """What became of a schedule's last run; None when there was none, or nobody can read what is there."""
         try:
             with self._opened(make=False) as folder:
-                descriptor = os.open(f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-                with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-                    found = json.loads(file.read(LARGEST))
+                found = json.loads(_text(folder, f"{name}.json"))
         except (FileNotFoundError, ValueError):
             return None
-        except OSError as error:
+        except PermissionError as error:
             raise Refused(f"{self.folder} can't be read: {error.strerror}. Run this as root or as WODUSER.") from error
         return found if isinstance(found, dict) and found.get("version") == VERSION else None
 
@@ -122,7 +122,10 @@ class Records:
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(FOLDER, 0o700, dir_fd=state)
-            folder = os.open(FOLDER, _FOLDER_FLAGS, dir_fd=state)
+            try:
+                folder = os.open(FOLDER, _FOLDER_FLAGS, dir_fd=state)
+            except NotADirectoryError as error:
+                raise Failed(f"{self.folder} is no folder but a link or a file; remove it.", str(error)) from error
             try:
                 if make:
                     _as_folder(folder, state)
@@ -131,6 +134,18 @@ class Records:
                 os.close(folder)
         finally:
             os.close(state)
+
+
+def _text(folder: int, name: str) -> str:
+    """The text of a plain file; a link or anything else that somebody has put there is as good as nothing."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return ""
+        raise
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+        return file.read(LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
 
 
 def _as_folder(descriptor: int, folder: int) -> None:

@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file or timer: what became of it (new, changed, removed, enabled, same)."""
+    """One file or timer: what became of it (new, changed, removed, enabled, started, same)."""
 
     what: str
     outcome: str
@@ -133,16 +133,16 @@ def install(plan: Plan, *, check: bool = False) -> list[Change]:
         Failed: a file can't be written, or systemd refuses a unit.
     """
     wanted = files(plan)
-    if plan.manager == "systemd":
+    if plan.manager == "systemd" and plan.program.exists():
         verify(wanted)
     done = [_put(plan.root / path, text, check) for path, text in sorted(wanted.items())]
     done += [_take(plan.root / path, check) for path in _others(plan, wanted)]
-    off = [each.unit + ".timer" for each in TABLE if UNITS / f"{each.unit}.timer" not in wanted]
+    timers = sorted(path.name for path in wanted if path.suffix == ".timer")
     if not check:
-        _clear_links(plan, off)
-    if plan.manager == "systemd" and not check:
-        changed = any(each.outcome != "same" for each in done)
-        done += _enable(plan, [path.name for path in wanted if path.suffix == ".timer"], off, changed=changed)
+        _clear_links(plan, {f"{each.unit}.timer" for each in TABLE} - set(timers))
+    if plan.manager == "systemd":
+        touched = any(each.outcome != "same" for each in done)
+        done += _timers_on(plan, timers, touched=touched, check=check)
     return done
 
 
@@ -225,31 +225,38 @@ def verify(wanted: Mapping[Path, str]) -> None:
         raise Failed("systemd would not take the schedules' units; nothing was installed.", done.stderr.strip())
 
 
-def _enable(plan: Plan, timers: Sequence[str], off: Sequence[str], *, changed: bool) -> list[Change]:
-    if plan.live and changed:
-        _systemctl(plan, "daemon-reload")
-    late = [timer for timer in timers if not _is_enabled(plan, timer)]
-    if late:
-        _systemctl(plan, "enable", *late)
-    if plan.live:
-        stopped = [timer for timer in off if _ask(plan, "is-active", timer) == "active"]
-        if stopped:
-            _systemctl(plan, "stop", *stopped)
-        if timers:
-            _systemctl(plan, "restart" if changed else "start", *timers)
-    return [Change(timer, "enabled") for timer in late]
+def _timers_on(plan: Plan, timers: Sequence[str], *, touched: bool, check: bool) -> list[Change]:
+    """Enable timers that are not, start those that do not run; those whose files were touched are started anew."""
+    late = [timer for timer in timers if _ask(plan, "is-enabled", timer) != "enabled"]
+    idle = [timer for timer in timers if plan.live and _ask(plan, "is-active", timer) != "active"]
+    if not check:
+        if plan.live and touched:
+            _systemctl(plan, "daemon-reload")
+            _stop_removed(plan, timers)
+        if late:
+            _systemctl(plan, "enable", *late)
+        again = timers if touched else idle
+        if plan.live and again:
+            _systemctl(plan, "restart", *again)
+    return [Change(timer, "enabled") for timer in late] + [
+        Change(timer, "started") for timer in idle if timer not in late
+    ]
 
 
-def _clear_links(plan: Plan, off: Sequence[str]) -> None:
+def _stop_removed(plan: Plan, timers: Sequence[str]) -> None:
+    """A timer whose file is gone would go on until the next reboot."""
+    off = [f"{each.unit}.timer" for each in TABLE if f"{each.unit}.timer" not in timers]
+    running = [timer for timer in off if _ask(plan, "is-active", timer) == "active"]
+    if running:
+        _systemctl(plan, "stop", *running)
+
+
+def _clear_links(plan: Plan, off: Iterable[str]) -> None:
     """The links of timers that are off: their units are gone, so `systemctl disable` would not know them."""
     for timer in off:
         link = plan.root / UNITS / "timers.target.wants" / timer
         if link.is_symlink():
             link.unlink()
-
-
-def _is_enabled(plan: Plan, timer: str) -> bool:
-    return _ask(plan, "is-enabled", timer) == "enabled"
 
 
 def _argv(plan: Plan, *words: str) -> list[str]:

@@ -67,6 +67,17 @@ def test_unit_of_the_sandbox_gives_everything_up() -> None:
     assert (service["ProtectSystem"], service["ReadWritePaths"]) == ("strict", "/srv/state")
 
 
+def test_unit_comes_after_what_it_needs_and_before_the_door() -> None:
+    """Mounts, database and hub, then us, then Postfix; and a database that is late is waited for without end."""
+    order = unit(WODSTATEDIR="/srv/the state", WODSTUDDIR="/homes")["Unit"]
+    assert order["RequiresMountsFor"] == '"/srv/the state" "/homes"'
+    after = {"network-online.target", "remote-fs.target", "postgresql.service", "jupyterhub.service"}
+    assert after <= set(order["After"].split())
+    assert set(order["Before"].split()) == {"postfix.service", "postfix@-.service"}
+    assert order["StartLimitIntervalSec"] == "0"
+    assert "Requires" not in order
+
+
 def test_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
     verify = program("systemd-analyze")
     if verify is None:

@@ -1,0 +1,270 @@
+"""Schedules run for real: results, logs, mails, locks; units that systemd takes, a file for cron."""
+
+from __future__ import annotations
+
+import email
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.linux_students import SERVICE, users
+from tests.parts import require
+from tests.support import wait_until
+from wodmail import schedule, schedulerun
+from wodmail.cli.root import root
+from wodmail.config import load
+from wodmail.errors import Failed
+from wodmail.logs import Masker
+from wodmail.schedule import TABLE, Schedule
+from wodmail.schedulerecords import Busy
+from wodmail.scheduleunits import UNITS
+
+RETENTION = schedule.named("retention")
+DELIVER = schedule.named("deliver")
+GATE = "echo begun; until test -e {}/gate; do sleep 0.02; done"
+
+
+def written(folder: Path, **extra: Any) -> Path:
+    """A configuration of the sandbox."""
+    file = folder / "wod.yml"
+    values = {"WODSANDBOX": True, "WODSTATEDIR": str(folder / "state"), "WODMONITOR": "ops@localhost", **extra}
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def place(folder: Path, **extra: Any) -> schedulerun.Site:
+    """Where schedules of that configuration run."""
+    file = written(folder, **extra)
+    masker = Masker()
+    masker.register("hunter2secret")
+    return schedulerun.Site(load(file, files=False), file, masker, {"https_proxy": "http://proxy:1", "SHELL": "/x"})
+
+
+def shell(text: str) -> list[str]:
+    """A program in the place of a schedule's own."""
+    return ["/bin/sh", "-c", text]
+
+
+def mails(folder: Path) -> list[Any]:
+    """What went out."""
+    new = folder / "state" / "outbox" / "new"
+    return [email.message_from_bytes(file.read_bytes()) for file in sorted(new.glob("*"))] if new.is_dir() else []
+
+
+def wod_schedule(file: Path, *words: str, status: int = 0) -> dict[str, Any]:
+    """Run `wodmail schedule … --json`."""
+    done = CliRunner().invoke(root, ["schedule", *words, "--json", "--config", str(file)], standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    assert (done.return_value or 0) == status, done.output
+    data: dict[str, Any] = json.loads(done.stdout)
+    assert data["version"] == 1
+    return data
+
+
+def test_a_run_that_goes_well(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    lines: list[str] = []
+    found = schedulerun.run(
+        where, RETENTION, "timer", argv=shell("echo out hunter2secret; env >&2"), on_line=lines.append
+    )
+    assert (found["state"], found["status"], found["by"], found["reason"]) == ("ok", 0, "timer", "")
+    assert found["last_ok"] == found["finished"]
+    log = where.records.log("retention").read_text()
+    assert "out ****" in log and "hunter2secret" not in log + found["output"] + "".join(lines)
+    assert f"WOD_CONFIG={where.file}" in lines
+    assert "https_proxy=http://proxy:1" in lines
+    assert not any(line.startswith("SHELL=") for line in lines)
+    assert mails(tmp_path) == []
+    assert where.records.read("retention") == found
+
+
+def test_a_failing_run_is_told_and_told_once(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    schedulerun.run(where, RETENTION, "timer", argv=shell("exit 0"))
+    found = schedulerun.run(where, RETENTION, "cron", argv=shell("echo the disk is full; exit 3"))
+    assert (found["state"], found["status"], found["reason"]) == ("failed", 3, "exit status 3")
+    assert (found["told"], found["last_ok"] is not None) == (True, True)
+    schedulerun.run(where, DELIVER, "cron", argv=shell("exit 0"))
+    (mail,) = mails(tmp_path)
+    assert mail["Subject"] == "localhost: schedule retention failed: exit status 3"
+    assert "the disk is full" in mail.get_payload()
+    assert "wod-schedule run retention" in mail.get_payload()
+    assert where.records.log("retention").with_name("retention.log.1").read_text() == ""
+
+
+def test_what_can_not_be_mailed_now_is_mailed_by_a_later_run(tmp_path: Path) -> None:
+    away = place(tmp_path, WODSMTPURL="smtp://127.0.0.1:1")
+    found = schedulerun.run(away, RETENTION, "timer", argv=shell("exit 9"))
+    assert found["told"] is False
+    where = place(tmp_path)
+    schedulerun.run(where, DELIVER, "timer", argv=shell("exit 0"))
+    assert [mail["Subject"] for mail in mails(tmp_path)] == ["localhost: schedule retention failed: exit status 9"]
+    assert (where.records.read("retention") or {})["told"] is True
+
+
+def test_deliver_tells_itself_unless_it_was_ended(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    assert schedulerun.run(where, DELIVER, "timer", argv=shell("exit 1"))["told"] is None
+    assert schedulerun.run(where, DELIVER, "timer", argv=shell("kill -9 $$"))["reason"] == "signal 9 ended it"
+    assert len(mails(tmp_path)) == 1
+
+
+def test_a_run_that_takes_too_long_is_ended_whole(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    short = replace(RETENTION, limit=1)
+    mark = tmp_path / "pid"
+    found = schedulerun.run(where, short, "timer", argv=shell(f"sleep 600 & echo $! >{mark}; wait"))
+    assert (found["state"], found["status"], found["reason"]) == ("failed", 124, "it was ended after 1 s")
+    pid = int(mark.read_text())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or b"\nState:\tZ" in Path(f"/proc/{pid}/status").read_bytes())
+
+
+def test_never_twice_at_once(tmp_path: Path) -> None:
+    where = place(tmp_path)
+    argv = shell(GATE.format(tmp_path))
+    begun = threading.Event()
+    first = threading.Thread(
+        target=lambda: schedulerun.run(where, RETENTION, "timer", argv=argv, on_line=lambda _: begun.set())
+    )
+    first.start()
+    try:
+        assert begun.wait(20)
+        with pytest.raises(Busy, match="at work already"):
+            schedulerun.run(where, RETENTION, "hand", argv=shell("exit 0"))
+        (row,) = [each for each in wod_schedule(where.file, "list")["schedules"] if each["name"] == "retention"]
+        assert (row["last"]["state"], row["last"]["by"]) == ("running", "timer")
+    finally:
+        (tmp_path / "gate").touch()
+        first.join()
+    assert (where.records.read("retention") or {})["state"] == "ok"
+
+
+def test_a_run_that_was_cut_off_is_called_so(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    argv = [sys.executable, "-m", "tests.integration.test_schedules", str(tmp_path)]
+    child = subprocess.Popen(argv, cwd=Path(__file__).parents[2])
+    records = place(tmp_path).records
+    try:
+        wait_until(lambda: records.is_running("retention") and records.read("retention"), what="the run's record")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        (tmp_path / "gate").touch()
+    (row,) = [each for each in wod_schedule(file, "list")["schedules"] if each["name"] == "retention"]
+    assert row["last"]["state"] == "interrupted"
+
+
+def test_by_hand_and_what_the_list_says_then(tmp_path: Path) -> None:
+    file = written(tmp_path, WODSCHEDULES={"deliver": "13:30", "package-update": False})
+    found = wod_schedule(file, "run", "retention", "--here")
+    assert (found["state"], found["by"], found["name"]) == ("ok", "hand", "retention")
+    assert "deleted" in found["output"]
+    rows = {row["name"]: row for row in wod_schedule(file, "list")["schedules"]}
+    assert list(rows) == [each.name for each in TABLE]
+    assert rows["retention"]["last"]["seconds"] == found["seconds"]
+    assert (rows["package-update"]["when"], rows["deliver"]["when"]) == ("off", "13:30")
+    assert rows["deliver"]["last"] is None
+    assert Path(rows["retention"]["log"]).read_text() == found["output"]
+
+
+@pytest.mark.root
+@pytest.mark.xdist_group("linux-helper")
+def test_root_runs_them_as_their_user_and_follows_no_link(tmp_path: Path) -> None:
+    with users(1):
+        check_root(tmp_path)
+
+
+def check_root(tmp_path: Path) -> None:
+    """As root, with a service's user."""
+    where = place(tmp_path, WODSANDBOX=False, WODUSER=SERVICE, WODOUTBOX=str(tmp_path / "out"))
+    found = schedulerun.run(where, RETENTION, "timer", argv=shell("id -un; id -Gn"))
+    assert found["output"].split("\n")[0] == SERVICE
+    assert "root" not in found["output"]
+    state = where.settings.WODSTATEDIR
+    assert {path.owner() for path in (state, *state.rglob("*"))} == {SERVICE}
+    assert schedulerun.run(where, DELIVER, "timer", argv=shell("id -un"))["output"] == "root\n"
+
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("deliver.json", "deliver.log", "deliver.log.1"):
+        (state / "schedules" / name).unlink(missing_ok=True)
+        (state / "schedules" / name).symlink_to(victim)
+    schedulerun.run(where, DELIVER, "timer", argv=shell("echo trampled"))
+    assert victim.read_text() == "precious"
+    assert victim.owner() == "root"
+    (state / "schedules").rename(state / "moved")
+    (state / "schedules").symlink_to(tmp_path)
+    with pytest.raises(Failed, match="no folder but a link"):
+        schedulerun.run(where, DELIVER, "timer", argv=shell("exit 0"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "victim", "wod.yml"]
+
+
+def test_units_for_systemd(tmp_path: Path) -> None:
+    require("systemd-analyze")
+    file = written(tmp_path, WODSCHEDULES={"deliver": "Mon,Thu 13:30", "package-update": "off"}, WODUSER="daemon")
+    where = ("--root", str(tmp_path / "root"), "--manager", "systemd")
+    would = wod_schedule(file, "install", *where, "--check", status=2)
+    assert not (tmp_path / "root").exists()
+    assert wod_schedule(file, "install", *where)["changed"] == would["changed"]
+    units = tmp_path / "root" / UNITS
+    due = [each for each in TABLE if each.name != "package-update"]
+    assert {path.name for path in units.glob("wod-*")} == {
+        f"{each.unit}.{kind}" for each in due for kind in ("service", "timer")
+    }
+    assert {path.name for path in (units / "timers.target.wants").iterdir()} == {f"{each.unit}.timer" for each in due}
+    assert "OnCalendar=Mon,Thu *-*-* 13:30:00\n" in (units / "wod-deliver.timer").read_text()
+    assert "User=daemon\n" in (units / "wod-retention.service").read_text()
+    assert "User=" not in (units / "wod-deliver.service").read_text()
+    argv = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, units.glob("wod-*"))]
+    checked = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert wod_schedule(file, "install", *where)["changed"] == []
+    (units / "wod-deliver.timer").write_text("broken")
+    assert wod_schedule(file, "install", *where)["changed"] == [str(units / "wod-deliver.timer")]
+    written(tmp_path, WODSCHEDULES=dict.fromkeys(schedule.NAMES, "off"))
+    wod_schedule(file, "install", *where)
+    assert [path for path in units.rglob("*") if not path.is_dir()] == []
+
+
+def test_a_file_for_cron(tmp_path: Path) -> None:
+    file = written(tmp_path, WODSCHEDULES={"deliver": "Sun 13:30", "package-update": "off"}, WODUSER="daemon")
+    where = ("--root", str(tmp_path / "root"))
+    wod_schedule(file, "install", *where, "--manager", "systemd")
+    wod_schedule(file, "install", *where, "--manager", "cron")
+    (made,) = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", made.name), "cron passes over other names"
+    lines = [line for line in made.read_text().splitlines() if re.match(r"\d", line)]
+    assert len(lines) == len(TABLE) - 1
+    (line,) = [line for line in lines if " deliver " in line]
+    assert line.startswith("30 13 * * 0 root /")
+    assert line.endswith("/wod-schedule run deliver --here --by cron >/dev/null 2>&1")
+    assert [" daemon " in line for line in lines if " retention " in line] == [True]
+    assert f"WOD_CONFIG={file}\n" in made.read_text()
+    assert wod_schedule(file, "install", *where, "--manager", "cron")["changed"] == []
+    assert wod_schedule(file, "remove", *where, "--manager", "cron")["changed"] == [str(made)]
+    assert not made.exists()
+
+
+def test_the_commands_of_the_table_exist() -> None:
+    for each in TABLE:
+        command: Any = root
+        for word in each.words:
+            command = command.get_command(None, word)
+            assert command is not None, each.name
+    odd = [each for each in TABLE if not re.fullmatch(r"[a-z]+(-[a-z]+)*", each.name)]
+    assert odd == list[Schedule]()
+
+
+if __name__ == "__main__":  # a run that a test cuts off
+    schedulerun.run(place(Path(sys.argv[1])), RETENTION, "timer", argv=shell(GATE.format(sys.argv[1])))
