@@ -136,7 +136,8 @@ class Machine:
     def _boot(self) -> None:
         nspawn = ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", f"--machine={self._name}"]
         nspawn += ["--register=no", "--keep-unit", "--console=read-only", "--resolv-conf=off"]
-        nspawn += [f"--network-namespace-path=/run/netns/{self._name}"]
+        # Its network is its own, so its firewall may rule there.
+        nspawn += [f"--network-namespace-path=/run/netns/{self._name}", "--capability=CAP_NET_ADMIN"]
         if self._registries:
             nspawn += [f"--bind={here}:{there}" for here, there in debian.caches().items()]
         nspawn += [f"--bind-ro={here}:{there}" for here, there in self._binds.items()]
