@@ -49,7 +49,8 @@ class Todo:
     Args:
         name: the file's name, for people.
         where: "public" or "private".
-        file: a playbook, or the script or template.
+        file: a playbook, or what the script is made of.
+        playbook: whether it is a playbook, and no script.
         workshop: whose it is; "" for what all workshops of the machine share.
         students: who of the workshop work there.
     """
@@ -57,13 +58,9 @@ class Todo:
     name: str
     where: str
     file: Path
+    playbook: bool = False
     workshop: str = ""
     students: tuple[int, ...] = ()
-
-    @property
-    def playbook(self) -> bool:
-        """Whether it is a playbook, and no script."""
-        return self.file.suffix in (".yml", ".yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +188,8 @@ def look_at(
     """
 
     def look(machine: Appliance) -> Report:
-        todo = Todo(CHECK, "public", Path(CHECK), " ".join(machine.workshops), machine.students)
+        names = " ".join(machine.workshops)
+        todo = Todo(CHECK, "public", Path(CHECK), workshop=names, students=machine.students)
         done = _timed(todo, lambda: _look(site, machine, todo))
         on_done(machine, done)
         return Report(machine, (done,))
@@ -309,7 +307,7 @@ def _run(site: Site, script: Script, w: str, students: tuple[int, ...], environm
 
 
 def _script(script: Script, workshop: str = "", students: tuple[int, ...] = ()) -> Todo:
-    return Todo(script.name, script.where, script.file, workshop, students)
+    return Todo(script.name, script.where, script.file, workshop=workshop, students=students)
 
 
 def _playbooks(settings: Settings, name: str, workshop: str = "", students: tuple[int, ...] = ()) -> list[Todo]:
@@ -318,7 +316,7 @@ def _playbooks(settings: Settings, name: str, workshop: str = "", students: tupl
     private = [settings.WODANSIBLEPRIVDIR / name] if settings.WODANSIBLEPRIVDIR is not None else []
     found = [("public", file) for file in public if file.is_file()][:1]
     found += [("private", file) for file in private if file.is_file()]
-    return [Todo(name, where, file, workshop, students) for where, file in found]
+    return [Todo(name, where, file, playbook=True, workshop=workshop, students=students) for where, file in found]
 
 
 @contextmanager
