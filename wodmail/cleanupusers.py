@@ -5,12 +5,15 @@ While it works the backend is drained, so that no job begins for a seat that was
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from wodmail import drained, students
+from wodmail.becoming import as_user
 from wodmail.config import Settings
 from wodmail.errors import Refused, WodmailError
 from wodmail.store import open_store
@@ -106,17 +109,34 @@ def _empty(accounts: Accounts, student: int) -> Cleaned:
 
 @contextmanager
 def _standstill(settings: Settings) -> Iterator[None]:
-    """Let no job start meanwhile; a backend that was drained before stays drained."""
+    """Let no job start meanwhile; a backend that was drained before stays drained.
+
+    The database is WODUSER's, so it is changed with WODUSER's rights.
+    """
+    user = pwd.getpwuid(os.geteuid()) if settings.WODSANDBOX else pwd.getpwnam(settings.WODUSER)
+    ours = as_user(user, lambda: _drain(settings))
+    try:
+        yield
+    finally:
+        if ours:
+            as_user(user, lambda: _resume(settings))
+
+
+def _drain(settings: Settings) -> bool:
+    """Drain the backend; returns whether it was not drained before."""
     store = open_store(settings)
     try:
-        known = store.made()
-        ours = known and not drained.current(store).on
-        if ours:
-            drained.drain(store, REASON)
-        try:
-            yield
-        finally:
-            if ours:
-                drained.resume(store)
+        if not store.made() or drained.current(store).on:
+            return False
+        drained.drain(store, REASON)
+    finally:
+        store.close()
+    return True
+
+
+def _resume(settings: Settings) -> bool:
+    store = open_store(settings)
+    try:
+        return drained.resume(store).on
     finally:
         store.close()

@@ -168,6 +168,22 @@ facts = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
+sessions = sa.Table(
+    "wod_sessions",
+    metadata,
+    sa.Column("job", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("backend", sa.Text, nullable=False),
+    sa.Column("request", sa.Integer, nullable=False),
+    sa.Column("student", sa.Integer, nullable=False),
+    sa.Column("workshop", sa.Text, nullable=False),
+    sa.Column("participant", sa.Integer, nullable=False),
+    sa.Column("remind", sa.Float, nullable=False),
+    sa.Column("ends", sa.Float, nullable=False),
+    sa.Column("reminded", sa.Boolean, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+)
+"""A row a CREATE that is done; `remind` and `ends` are times of the session clock (wodmail/sessionclock.py)."""
+
 Row = Mapping[str, Any]
 
 
@@ -273,11 +289,13 @@ class Store:
             )
 
     def made(self) -> bool:
-        """Whether the tables are there: a server has run with this database.
+        """Whether the tables are there: a server has run with this database. Looking makes no file.
 
         Raises:
             Temporary: the database can't be reached.
         """
+        if self.url.startswith("sqlite:///") and not Path(self.url.removeprefix("sqlite:///")).exists():
+            return False
         with self._trouble(), self._reader.connect() as connection:
             return bool(sa.inspect(connection).has_table(requests.name))
 

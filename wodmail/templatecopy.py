@@ -13,10 +13,11 @@ import json
 import os
 import pwd
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from wodmail.becoming import as_user
 from wodmail.errors import Failed
 from wodmail.schema import Settings
 from wodmail.students.treewriter import Entry, install, open_home
@@ -112,49 +113,12 @@ def copy(developer: pwd.struct_passwd, entries: list[Entry], *, dry_run: bool = 
     """
     done = Copied(developer.pw_name)
     try:
-        answer = _as(developer, lambda: asdict(_copy(developer, entries, dry_run)))
+        answer = as_user(developer, lambda: asdict(_copy(developer, entries, dry_run)))
     except Failed as error:
         done.error = error.operator
         return done
     done.written, done.removed, done.kept = answer["written"], answer["removed"], answer["kept"]
     return done
-
-
-def _as(user: pwd.struct_passwd, work: Callable[[], dict[str, object]]) -> dict[str, list[str]]:
-    """What `work` says in a child that is that user; errors of the file system are told."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 70
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w", encoding="utf-8") as out:
-                try:
-                    _become(user)
-                    json.dump(work(), out)
-                    status = 0
-                except (OSError, ValueError) as error:
-                    out.write(f"{type(error).__name__}: {error}")
-                    status = 1
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as source:
-        text = source.read()
-    _, ended = os.waitpid(pid, 0)
-    if ended != 0:
-        raise Failed(f"The copy for {user.pw_name} could not be made.", text or f"the child ended with {ended}")
-    answer: dict[str, list[str]] = json.loads(text)
-    return answer
-
-
-def _become(user: pwd.struct_passwd) -> None:
-    if os.geteuid() == 0:
-        os.initgroups(user.pw_name, user.pw_gid)
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-    os.umask(0o022)
-    os.chdir("/")
 
 
 def _copy(developer: pwd.struct_passwd, entries: list[Entry], dry_run: bool) -> Copied:

@@ -1,0 +1,64 @@
+"""Work that root has done with somebody else's rights: in a child that is that user for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Callable
+from typing import Any
+
+from wodmail.errors import Failed, WodmailError
+
+
+def as_user(user: pwd.struct_passwd, work: Callable[[], object]) -> Any:
+    """Do something as another user.
+
+    Args:
+        user: whose rights; a caller that isn't root keeps its own.
+        work: done in a child process; what it returns must be JSON.
+
+    Returns:
+        What `work` returned.
+
+    Raises:
+        Failed: it, or the system, did not let it be done; the operator's words tell why.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _child(user, work, writing)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as source:
+        text = source.read()
+    _, ended = os.waitpid(pid, 0)
+    if ended != 0:
+        words = f"What had to be done as {user.pw_name} could not be done."
+        raise Failed(words, text or f"the child ended with {os.waitstatus_to_exitcode(ended)}")
+    return json.loads(text)
+
+
+def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int) -> None:
+    status = 70
+    try:
+        with os.fdopen(writing, "w", encoding="utf-8") as out:
+            try:
+                _become(user)
+                json.dump(work(), out)
+                status = 0
+            except WodmailError as error:
+                out.write(error.operator)
+            except (OSError, ValueError) as error:
+                out.write(f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(status)
+
+
+def _become(user: pwd.struct_passwd) -> None:
+    if os.geteuid() == 0:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    os.umask(0o022)
+    os.chdir("/")
