@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wodmail import deliver, deliverseats, maintenance, variables
+from wodmail import deliver, deliverseats, maintenance, paths, variables
 from wodmail.catalog import Catalog
 from wodmail.config import Settings
 from wodmail.deliver import Delivery, Outcome, Site
@@ -166,11 +166,11 @@ def _machine(
 ) -> Checked | None:
     """The check of the machine; its scripts were delivered just now, so it leaves that out."""
     name = f"check_{settings.WODTYPE}.yml"
-    if wanted is None and (settings.WODSANDBOX or os.geteuid() != 0):
-        why = "the sandbox has no machine of its own" if settings.WODSANDBOX else "only root can run it"
-        return Checked(name, "left out", why)
     if wanted is False:
         return None
+    why = _left_out(settings, name, wanted)
+    if why:
+        return Checked(name, "left out", why)
     skip = {"wod_check_skip": ["deliver"]}
     try:
         played = maintenance.play(settings, name, check=check, diff=diff, variables=skip, on_task=on_task)
@@ -181,6 +181,14 @@ def _machine(
     bad = tuple(task for task in played.tasks if task.status in ("failed", "unreachable"))
     remark = f"ansible-playbook ended with status {played.status}"
     return Checked(name, "failed", remark, played.changed, bad, played.text_tail[-TAIL_CHARACTERS:])
+
+
+def _left_out(settings: Settings, name: str, wanted: bool | None) -> str:
+    """Why the check isn't run, "" when it is. The sandbox never changes the machine underneath."""
+    own = not (settings.WODANSIBLEDIR / name).is_file() or settings.WODANSIBLEDIR.resolve() == paths.share("ansible")
+    if settings.WODSANDBOX and (wanted is None or own):
+        return "the sandbox has no machine of its own"
+    return "only root can run it" if wanted is None and os.geteuid() != 0 else ""
 
 
 def _tell(settings: Settings, done: Run) -> str:
