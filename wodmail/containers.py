@@ -29,7 +29,7 @@ DEVICES = frozenset({"/dev/fuse", "/dev/net/tun"})
 NEVER = {
     "privileged": "never: a student would be root on the appliance; see capabilities, devices, security",
     "network": "there is a network a workshop (a seat, with containers beside it); name ports instead",
-    "restart": "containers are started again unless they were stopped; there is nothing to choose",
+    "restart": "containers are always started again; there is nothing to choose",
     "password": "no password stands in a file; name a token, made anew for each student",
 }
 _PORTS_END = 32768  # from here on the kernel gives ports to outgoing connections (ip_local_port_range)

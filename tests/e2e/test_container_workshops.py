@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,50 +119,29 @@ def test_from_create_to_reset(site: LinuxDeployment, engine: Engine) -> None:
                 f"WHO=student{student} at {engine.address}:{port}",
             ]
             assert (run["mode"], beside["mode"]) == ("0o600", "0o600")
-            assert {"--memory=1g", "--pids-limit=512", "--cap-drop=ALL", "unless-stopped"} < set(run["argv"])
+            assert {"--memory=1g", "--pids-limit=512", "--cap-drop=ALL", "always"} < set(run["argv"])
             secret |= {f"token {student}": token, f"database {student}": database}
             inside = f"/run/engine/container/seat-{student}/home/jovyan/WKSHP-Seat/1-Seat.ipynb"
             assert token in engine.lab.run(engine.address, ["cat", inside])
         assert len(set(secret.values())) == 4
-        assert not any(word in json.dumps(call["argv"]) for call in engine.calls() for word in secret.values())
-        assert engine.lab.run(engine.address, ["bash", "-c", "ls -d /run/wod-seat-*"], check=False) == ""
-        assert engine.there("network") == [f"seat-{FIRST}", f"seat-{SECOND}"]
-
-        work = f"/run/engine/container/seat-{FIRST}/home/jovyan/WKSHP-Seat/0-ReadMeFirst.ipynb"
-        engine.lab.write(engine.address, work, notebook(1, 2, 3, None))
-        site.mail(f"CLEANUP {FIRST} 0", "WKSHP-Seat")
-        row = site.ended(3)[1]  # the third is the RESET that follows
-        assert (row["state"], step_of(row, "ratio")["note"]) == ("done", "75 %"), site.trace()
-        assert site.trace().count(f"student {FIRST} has no seat any more") == 2
-        assert engine.there("container") == [f"seat-{SECOND}", f"seat-{SECOND}-db"]
-        assert (engine.there("volume"), engine.there("network")) == ([f"seat-{SECOND}"], [f"seat-{SECOND}"])
-        row = site.one(f"RESET {FIRST},{SECOND} 0", "WKSHP-Seat")
-        assert row["state"] == "done", site.trace()
-        assert [engine.there(kind) for kind in ("container", "volume", "network")] == [[], [], []]
         assert sampler.findings(secret) == []
-        assert in_files([site.state], secret, allowed={site.state / "student"}) == []
-        assert not any(word in site.log() + site.trace() for word in secret.values())
+    assert not any(word in json.dumps(call["argv"]) for call in engine.calls() for word in secret.values())
+    assert engine.lab.run(engine.address, ["bash", "-c", "ls -d /run/wod-seat-*"], check=False) == ""
+    assert engine.there("network") == [f"seat-{FIRST}", f"seat-{SECOND}"]
 
-
-def test_a_page_behind_the_password_and_no_container(site: LinuxDeployment, engine: Engine) -> None:
-    site.renew_home(FIRST)
-    asked = len(engine.calls())
-    row = site.one(f"CREATE {FIRST} 0", "WKSHP-Web")
+    work = f"/run/engine/container/seat-{FIRST}/home/jovyan/WKSHP-Seat/0-ReadMeFirst.ipynb"
+    engine.lab.write(engine.address, work, notebook(1, 2, 3, None))
+    site.mail(f"CLEANUP {FIRST} 0", "WKSHP-Seat")
+    row = site.ended(3)[1]  # the third is the RESET that follows
+    assert (row["state"], step_of(row, "ratio")["note"]) == ("done", "75 %"), site.trace()
+    assert site.trace().count(f"student {FIRST} has no seat any more") == 2
+    assert engine.there("container") == [f"seat-{SECOND}", f"seat-{SECOND}-db"]
+    assert (engine.there("volume"), engine.there("network")) == ([f"seat-{SECOND}"], [f"seat-{SECOND}"])
+    row = site.one(f"RESET {FIRST},{SECOND} 0", "WKSHP-Seat")
     assert row["state"] == "done", site.trace()
-    word = site.password(FIRST)
-    line = engine.lab.run(engine.address, ["grep", f"^student{FIRST}:", "/etc/wod/web.passwords"]).strip()
-    salt = line.split("$")[2]
-    asks = ["openssl", "passwd", "-6", "-salt", salt, "-stdin"]
-    assert line == f"student{FIRST}:" + engine.lab.run(engine.address, asks, f"{word}\n").strip()
-    mode = engine.lab.run(engine.address, ["stat", "--format", "%a %U %G", "/etc/wod/web.passwords"])
-    assert mode == "640 root www-data\n"
-    page = f"/srv/pages/student{FIRST}/index.html"
-    assert f"student{FIRST}" in engine.lab.run(engine.address, ["cat", page])
-    row = site.one(f"RESET {FIRST} 0", "WKSHP-Web")
-    assert row["state"] == "done", site.trace()
-    assert engine.lab.run(engine.address, ["cat", "/etc/wod/web.passwords"]) == ""
-    assert engine.lab.run(engine.address, ["ls", "/srv/pages"]) == ""
-    assert len(engine.calls()) == asked
+    assert [engine.there(kind) for kind in ("container", "volume", "network")] == [[], [], []]
+    assert in_files([site.state], secret, allowed={site.state / "student"}) == []
+    assert not any(word in site.log() + site.trace() for word in secret.values())
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +175,23 @@ def run(site: LinuxDeployment, argv: list[str], **more: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@cache
+def number(site: LinuxDeployment, w: str) -> str:
+    """A workshop's number, as a job gives it to scripts; 0 for none."""
+    said = run(site, [sys.executable, "-m", "wodmail", "query", "workshop-id", w])[1].strip() if w else "0"
+    assert said.isdigit(), said
+    return said
+
+
 def script(site: LinuxDeployment, tree: Path, name: str, **more: str) -> tuple[int, str]:
     """Run a delivered script of a workshop by hand, as a job would for the first student."""
     values = {"WODSCRIPTDIR": str(tree), "WODAPPLIANCESCRIPTS": str(tree), "stdid": str(FIRST), "w": "WKSHP-Seat"}
-    values |= {"wid": "0", "userid": "0", "randompw": "Werty1234", "stddir": str(site.home(FIRST))}
+    values |= {
+        "wid": number(site, more.get("w", "WKSHP-Seat")),
+        "userid": "0",
+        "randompw": "Werty1234",
+        "stddir": str(site.home(FIRST)),
+    }
     return run(site, ["bash", str(tree / f"{name}.sh")], **{**values, **more})
 
 
@@ -229,10 +222,10 @@ def test_what_is_wrong_is_told(site: LinuxDeployment, engine: Engine, tree: Path
     status, said = failing(stdid=str(FIRST + 5))
     assert status == 64
     assert said.startswith(f"there is no seat for student {FIRST + 5}: ports are kept for students {FIRST} to {THIRD}")
-    away = (tree / "create-WKSHP-Seat.sh").read_text().replace("postgres:17", "nowhere.example/none:1")
-    (tree / "create-WKSHP-Away.sh").write_text(away)
+    away = (tree / "setup-WKSHP-Seat.sh").read_text().replace("postgres:17", "nowhere.example/none:1")
+    (tree / "setup-WKSHP-Away.sh").write_text(away)
     words = "docker pull failed: Error: manifest for nowhere.example/none:1 not found"
-    assert failing("create-WKSHP-Away") == (71, words)
+    assert failing("setup-WKSHP-Away") == (71, words)
     engine.lab.shell(engine.address, "touch /run/engine/dumb")
     quick = (tree / "create-WKSHP-Seat.sh").read_text().replace("seconds 10", "seconds 1")
     (tree / "create-WKSHP-Quick.sh").write_text(quick)
@@ -268,3 +261,22 @@ def test_podman_has_a_network_a_seat(site: LinuxDeployment, engine: Engine, tree
     status, said = script(site, tree, "reset-WKSHP-Podman101", **more)
     assert (status, engine.there("container"), engine.there("volume")) == (0, [], []), said
     assert f"podman101-{FIRST}" not in engine.there("network")
+
+
+def test_a_page_behind_the_password_and_no_container(
+    site: LinuxDeployment, engine: Engine, tree: Path, home: Path
+) -> None:
+    asked, more = len(engine.calls()), {"WODRTARGET": engine.address, "w": "WKSHP-Web"}
+    file, page = "/etc/wod/web.passwords", f"/srv/pages/student{FIRST}/index.html"
+    for _ in ("first", "again"):
+        status, said = script(site, tree, "create-WKSHP-Web", **more)
+        assert status == 0, said
+    (line,) = engine.lab.run(engine.address, ["cat", file]).splitlines()
+    asks = ["openssl", "passwd", "-6", "-salt", line.split("$")[2], "-stdin"]
+    assert line == f"student{FIRST}:" + engine.lab.run(engine.address, asks, "Werty1234\n").strip()
+    assert engine.lab.run(engine.address, ["stat", "--format", "%a %U %G", file]) == "640 root www-data\n"
+    assert f"student{FIRST}" in engine.lab.run(engine.address, ["cat", page])
+    status, said = script(site, tree, "cleanup-WKSHP-Web", **more)
+    assert status == 0, said
+    assert engine.lab.run(engine.address, ["cat", file]) == engine.lab.run(engine.address, ["ls", "/srv/pages"]) == ""
+    assert len(engine.calls()) == asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tarfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 
 from tests.parts import require
 from wodmail import containerscripts, paths
+from wodmail.children import Children
 from wodmail.containers import SECRET_WORD, Definition, read
 from wodmail.errors import Failed
 from wodmail.schema import Settings
+from wodmail.scripts import Kind, Scripts
+from wodmail.students import broughthome
 
 OURS = paths.share("conf") / "containers"
 TEN = "Ansible101 Concourse101 DataVisu101 Docker101 ML101 Podman101 Podman201 Spark101 StackStorm101 Tensorflow101"
@@ -154,3 +158,40 @@ def test_what_is_made_is_clean(tmp_path: Path) -> None:
     assert len(scripts) == 44
     done = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_which_script_a_job_runs(tmp_path: Path) -> None:
+    """A site's own goes before the definition; what was delivered of the definition does not."""
+    conf, scripts, private = (tmp_path / name for name in ("conf/containers", "scripts", "private/scripts"))
+    for folder in (conf, scripts, private):
+        folder.mkdir(parents=True)
+    definition, _ = define(conf, SMALL)
+    assert definition is not None
+    settings = Settings(WODUSER="w", WODBEDIR=tmp_path, WODSCRIPTDIR=scripts, WODPRIVDIR=tmp_path / "private")
+    site = Scripts(settings, Children(tmp_path / "state"))
+
+    def files(kind: Kind) -> list[str]:
+        return [str(script.file.relative_to(tmp_path)) for script in site.find(kind, "WKSHP-X")]
+
+    made = "conf/containers/WKSHP-X.yml"
+    assert [files(kind) for kind in ("create", "cleanup", "reset", "post-copy")] == [[made], [made], [made], []]
+    assert site.find("create", "WKSHP-Y") == []
+    for name, text in containerscripts.scripts_of("WKSHP-X", definition).items():
+        (scripts / name).write_text(text)
+    (private / "create-WKSHP-X.sh").write_text("echo after\n")
+    assert files("create") == [made, "private/scripts/create-WKSHP-X.sh"]
+    assert [script.where for script in site.named("setup-WKSHP-X.sh")] == ["public"]
+    (scripts / "create-WKSHP-X.sh").write_text("echo of the site's own\n")
+    assert files("create") == ["scripts/create-WKSHP-X.sh", "private/scripts/create-WKSHP-X.sh"]
+    (conf / "WKSHP-X.yml").unlink()
+    assert files("cleanup") == [], "what was made of a file that is gone is not run"
+
+
+def test_notebooks_go_out_and_come_home(tmp_path: Path) -> None:
+    notebooks = [("0-ReadMeFirst.ipynb", b"{}"), ("deep/1-Lab.ipynb", b"{ }")]
+    with (tmp_path / "notebooks.tar").open("w+b") as archive:
+        broughthome.pack("WKSHP-X", notebooks, archive)
+        archive.seek(0)
+        assert broughthome.notebooks(archive) == notebooks
+    with tarfile.open(tmp_path / "notebooks.tar") as tar:
+        assert next((each.name, each.uid, each.mode) for each in tar) == ("WKSHP-X", 0, 0o755)

@@ -304,13 +304,20 @@ def test_what_a_killed_writer_left_goes_with_the_file(tmp_path: Path) -> None:
         (("7", "WKSHP-X", "MLTOK"), "", "no value"),
         (("7", "WKSHP-X", "MLTOK"), "x" * 65537, "longer than"),
         (("99999", "WKSHP-X", "MLTOK"), "tok\n", "99999"),
+        (("7", "WKSHP-X"), "MLTOK=tok\n", ""),
+        (("7", "WKSHP-X"), "MLTOK=tok\nA-B=secret\n", "line 2 of the variables is not NAME=VALUE"),
+        (("7", "WKSHP-X"), "MLTOK=\n", "line 1 of the variables is not"),
+        (("7", "WKSHP-X"), "", "there are no variables"),
+        (("7", "WKSHP-X"), "A=" + "x" * 65537, "longer than"),
+        (("7", "../X"), "A=b\n", "no workshop"),
     ],
 )
 def test_the_query_that_adds_a_variable(tmp_path: Path, arguments: tuple[str, ...], given: str, words: str) -> None:
     settings = settings_for(tmp_path)
     config = tmp_path / "wod.yml"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True, exclude_unset=True)))
-    asked = CliRunner().invoke(query, ["--config", str(config), "variable", *arguments], input=given)
+    verb = "variable" if len(arguments) == 3 else "variables"
+    asked = CliRunner().invoke(query, ["--config", str(config), verb, *arguments], input=given)
     files = vault.pass_files(settings, 7)
     if words:
         assert words in str(asked.exception)

@@ -303,6 +303,29 @@ def variable(backend: Backend, student: int, name: str, variable: str) -> None:
     _add_variable(backend.settings, student, name, {variable: value.removesuffix("\n")})
 
 
+@query.command("variables")
+@click.argument("student", type=int)
+@click.argument("name")
+@click.pass_obj
+def variables(backend: Backend, student: int, name: str) -> None:
+    """Put several variables into a student's vaulted variable file, from lines NAME=VALUE on standard input.
+
+    NAME is the workshop as mailed, WKSHP-Name or CHLG-Name.
+    """
+    text = sys.stdin.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise Failed(f"the variables are longer than {LONGEST} characters")
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        variable, equals, value = line.partition("=")
+        if not equals or not value or not VARIABLE.fullmatch(variable):
+            raise Failed(f"line {number} of the variables is not NAME=VALUE")  # not quoted, it may be a secret
+        values[variable] = value
+    if not values:
+        raise Failed("there are no variables; write lines NAME=VALUE to standard input")
+    _add_variable(backend.settings, student, name, values)
+
+
 def _add_variable(settings: Settings, student: int, name: str, values: dict[str, str]) -> None:
     from wodmail import vault
 
