@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from wodmail import installer
+from wodmail import installer, installingfile
 from wodmail.cli.config import json_option
 from wodmail.config import DEFAULT_FILE
 from wodmail.errors import ConfigError
@@ -45,7 +45,13 @@ def _password(_: click.Context, __: click.Parameter, file: Path | None) -> str:
 
 
 @click.command()
-@click.option("-t", "--type", "type_", type=click.Choice(list(PLAYBOOKS)), default="backend", show_default=True)
+@click.option(
+    "-t",
+    "--type",
+    "type_",
+    type=click.Choice(list(PLAYBOOKS)),
+    help="What this machine is (else WODTYPE, else backend).",
+)
 @click.option("-g", "--group", default="", help="Ansible group of this backend (WODGROUP; else production).")
 @click.option("-b", "--backend", default="", help="Host name of the backend (else this machine's).")
 @click.option("-f", "--frontend", default="", help="Host name of the frontend; may send commands then.")
@@ -106,12 +112,18 @@ def _order(given: dict[str, Any]) -> Order:
         "without",
     )
     wanted = Wanted(
-        type=given["type_"],
+        type=given["type_"] or _type_so_far(given["file"]),
         port=given["port"] or 0,
         number=given["number"] or 0,
         **{name: given[name] for name in names},
     )
     return Order(wanted, given["file"], given["checkout"], given["check"])
+
+
+def _type_so_far(file: Path) -> str:
+    """What the configuration says that this machine is: an update of an API-DB makes no backend of it."""
+    said = str(installingfile.read(file)[1].get("WODTYPE"))
+    return said if said in PLAYBOOKS else "backend"
 
 
 @contextmanager
