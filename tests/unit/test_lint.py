@@ -1,0 +1,158 @@
+"""wod-catalogue: a folder of tests/data/catalogue for each kind of mistake, beside the lines that shall be found."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.parts import shared_notebooks
+from wodmail import lint
+from wodmail.cli.catalogue import catalogue
+from wodmail.lint import Finding
+from wodmail.schema import Settings
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "catalogue"
+CASES = sorted(path.name for path in DATA.iterdir())
+NOTEBOOKS = shared_notebooks()
+
+
+def settings_of(case: Path, state: Path) -> Settings:
+    values = {
+        "WODSANDBOX": True,
+        "WODSTATEDIR": state,
+        "WODNOBO": case / "notebooks",
+        "WODANSIBLEDIR": case / "ansible",
+        "WODSCRIPTDIR": case / "scripts",
+        "WODBEDIR": case,
+    }
+    if (case / "private").is_dir():
+        values["WODPRIVDIR"] = case / "private"
+    return Settings.model_validate(values)
+
+
+def as_line(finding: Finding) -> str:
+    return f"{finding.severity} {finding.where} {finding.text}"
+
+
+def matches(wanted: str, finding: Finding) -> bool:
+    severity, where, text = wanted.split(" ", 2)
+    right = finding.where == where or finding.where.endswith(f"/{where}")
+    return finding.severity == severity and right and finding.text.startswith(text.strip())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_mistake_is_found_and_nothing_else(tmp_path: Path, case: str) -> None:
+    report = lint.look(settings_of(DATA / case, tmp_path))
+    wanted = (DATA / case / "expected.txt").read_text().splitlines()
+    missing = [line for line in wanted if not any(matches(line, each) for each in report.findings)]
+    unexpected = [as_line(each) for each in report.findings if not any(matches(line, each) for line in wanted)]
+    assert (missing, unexpected) == ([], [])
+    assert len(report.findings) == len(wanted)
+    assert all(each.advice for each in report.findings), "every finding says what to do"
+    errors = sum(line.startswith("error") for line in wanted)
+    assert report.counts["errors"] == errors
+    assert (report.status(strict=False), report.status(strict=True)) == (int(errors > 0), int(bool(wanted)))
+
+
+def test_files_that_are_no_files_and_large_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks" / "WKSHP-Big101"
+    folder.mkdir(parents=True)
+    (folder / "wod.yml").write_text("name: Big\nrange: [1,2]\ncapacity: 2\n")
+    (folder / "0-ReadMeFirst.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 2}')
+    (folder / "data.bin").write_bytes(b"x" * 101)
+    (folder / "out").symlink_to("/etc/passwd")
+    (folder / "latin.py").write_bytes(b"# {{ STDID }} \xe9\n")
+    (folder / "latin.ipynb").write_bytes(b'{"\xe9": 1}')
+    with socket.socket(socket.AF_UNIX) as made:
+        here = Path.cwd()
+        os.chdir(folder)
+        made.bind("s")
+        os.chdir(here)
+    report = lint.look(settings_of(tmp_path, tmp_path / "state"), max_bytes=100)
+    assert [as_line(each).removeprefix(f"{each.severity} WKSHP-Big101/") for each in report.findings] == [
+        "data.bin 101 bytes are more than 100: each student gets a copy",
+        "latin.ipynb:1 no UTF-8 text",
+        "latin.py:1 is not UTF-8 text, so its template marks can't be expanded",
+        "out not copied: neither a file nor a link within the workshop's folder",
+        "s not copied: neither a file nor a link within the workshop's folder",
+    ]
+    assert lint.look(settings_of(tmp_path, tmp_path / "state"), max_bytes=101).counts["errors"] == 2
+
+
+def test_no_secret_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks" / "WKSHP-Secret101"
+    folder.mkdir(parents=True)
+    (folder / "wod.yml").write_text("name: Secret\nrange: [1,2]\ncapacity: 2\n")
+    (folder / "a.py").write_text("{{ VAULTPWD | from_json }}\n")
+    settings = settings_of(tmp_path, tmp_path / "state").model_copy(update={"VAULTPWD": "open-sesame-4711"})
+    report = lint.look(settings)
+    assert report.counts["errors"] == 2
+    assert "open-sesame-4711" not in str(report)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "wod.yml"
+    case = DATA / "variables"
+    file.write_text(
+        f"WODSANDBOX: true\nWODSTATEDIR: {tmp_path}/state\nWODNOBO: {case}/notebooks\n"
+        f"WODANSIBLEDIR: {tmp_path}/none\nWODSCRIPTDIR: {tmp_path}/none\n"
+    )
+    return file
+
+
+def command(config: Path, *options: str) -> tuple[int, str]:
+    done = CliRunner().invoke(catalogue, ["--config", str(config), *options], env={"COLUMNS": "250"})
+    return done.exit_code, done.output
+
+
+def test_the_command(config: Path) -> None:
+    status, told = command(config)
+    assert (status, "1 workshops, 5 errors, 1 warnings" in told) == (1, True)
+    assert "WKSHP-Need101/0-ReadMeFirst.ipynb:7" in told
+    status, told = command(config, "--json", "CHLG-Need101")
+    data = json.loads(told)
+    assert (status, data["version"], data["ok"], data["workshops"]) == (1, 1, False, ["WKSHP-Need101"])
+    assert data["counts"] == {"workshops": 1, "errors": 5, "warnings": 1}
+    assert data["findings"][0] == {
+        "workshop": "WKSHP-Need101",
+        "file": str(DATA / "variables/notebooks/WKSHP-Need101/0-ReadMeFirst.ipynb"),
+        "line": 7,
+        "severity": "error",
+        "finding": "the variable LABROOM is not defined",
+        "advice": "define it in a group_vars file or in the workshop's variable file (docs/copy-folder.md)",
+    }
+
+
+def test_a_name_that_is_none(config: Path) -> None:
+    status, told = command(config, "WKSHP-Ned101")
+    assert (status, "did you mean WKSHP-Need101?" in told) == (2, True)
+
+
+def test_the_status_of_warnings(config: Path) -> None:
+    config.write_text(config.read_text().replace("variables/notebooks", "private-task/notebooks"))
+    with config.open("a") as file:
+        file.write(f"WODPRIVDIR: {DATA}/private-task/private\n")
+    assert [command(config)[0], command(config, "--strict")[0]] == [0, 1]
+
+
+@pytest.mark.skipif(NOTEBOOKS is None, reason="no ../shared/notebooks beside the checkout")
+def test_real_workshops(tmp_path: Path) -> None:
+    """What is missing is told with a line that names it; with the variables at hand nothing of it is left."""
+    settings = settings_of(tmp_path, tmp_path / "state").model_copy(update={"WODNOBO": NOTEBOOKS})
+    report = lint.look(settings)
+    missing = [each for each in report.findings if " is not defined" in each.text]
+    assert {each.workshop for each in missing} == set(report.workshops)
+    names = {each: each.text.partition("the variable ")[2].partition(" ")[0] for each in missing}
+    for each, name in names.items():
+        assert name in each.file.read_text().splitlines()[each.line - 1], each
+    (tmp_path / "ansible" / "group_vars").mkdir(parents=True)
+    known = "".join(f"{name}: 10.0.0.1\n" for name in sorted({*names.values()}))
+    (tmp_path / "ansible" / "group_vars" / "all.yml").write_text(known)
+    left = lint.look(settings).findings
+    assert [as_line(each) for each in left if " is not defined" in each.text or ".ipynb" in each.where] == []
