@@ -16,7 +16,7 @@ from wodmail.jupyterhub import JupyterHub, server_of
 from wodmail.schema import Settings
 
 PAGE = 200  # as many as the hub gives at most unless it is told otherwise
-AT_ONCE = 100  # the hub makes them one after another and answers when all are there
+AT_ONCE = 50  # the hub makes them one after another, some 25 a second, and answers when all are there
 THREADS = 8
 _NAME = re.compile(r"student([1-9][0-9]{0,8})")
 

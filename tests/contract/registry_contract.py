@@ -108,6 +108,18 @@ class RegistryContract:
         assert registry.is_clean(57)
         assert (registry.seat(3).assigned, registry.seat(3).active) == (False, False)
 
+    def test_taken_seats(self, site: Site) -> None:
+        registry = site.registry
+        assert registry.taken() == set()
+        site.register(57, 3, "WKSHP-One")
+        site.register(58, 4, "WKSHP-One")
+        registry.set_active(58, 4)
+        assert registry.taken() == {3, 4}
+        registry.keep_seat(3, 57)
+        registry.free_seat(4)
+        registry.set_cleaned(58)
+        assert (registry.taken(), registry.seat(3).assigned) == ({3}, True)
+
     def test_each_write_twice_is_once(self, site: Site) -> None:
         registry = site.registry
         site.register(57, 3, "WKSHP-One")

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.bulksite import BASE, FIRST, SERVICE, BulkSite, bulk_site
+from tests.contract.scriptedhub import scripted_hub
 from wodmail.students.rootlimits import hold
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
@@ -388,6 +389,53 @@ def test_clean_makes_everything_anew(site: BulkSite) -> None:
         process.wait()
         site.configure()
     assert not (site.home(FIRST + 1) / "work").exists()
+
+
+def test_hub_users(site: BulkSite) -> None:
+    site.call("remove", "--yes")
+    few = f"{FIRST}-{FIRST + 2}"
+    with scripted_hub() as hub:
+        site.configure(WODBEAPIURL=hub.url, WODBETOKEN="c0ffee-of-the-tests", WODHUBPATIENCE=0)
+        try:
+            hub.answer("GET /users?offset=0&limit=200", (200, []))
+            hub.answer("POST /users", (201, []))
+            assert site.call("ensure", "--students", few)[1]["counts"] == {"made": 3}
+            assert hub.asked[-2:] == ["GET /users?offset=0&limit=200", "POST /users"]
+            assert site.told("status", "--students", few) == dict.fromkeys(
+                range(FIRST, FIRST + 3), ("differs", ["no hub user"])
+            )
+            status, data = site.call("ensure", "--students", few, "--no-hub")
+            assert (status, data["counts"]) == (0, {"ok": 3})
+            assert site.told("ensure", "--students", few) == dict.fromkeys(
+                range(FIRST, FIRST + 3), ("repaired", ["no hub user"])
+            )
+            there = [{"name": f"student{FIRST}", "servers": {"": {"ready": True}}}]
+            there += [{"name": f"student{FIRST + 1}", "servers": {}}, {"name": f"student{FIRST + 2}", "servers": {}}]
+            hub.answer("GET /users?offset=0&limit=200", (200, there))
+            hub.answer("GET /users?offset=3&limit=200", (200, []))
+            hub.answer(f"DELETE /users/student{FIRST + 1}", (204, {}))
+            hub.answer(f"DELETE /users/student{FIRST + 2}", (409, {"message": "no"}))
+            told = site.told("remove", "--yes", "--students", few)
+            assert told[FIRST] == ("in use", ["its hub server runs"])
+            assert told[FIRST + 1][0] == "removed" and told[FIRST + 2][0] == "failed"
+            assert [site.home(FIRST + more).exists() for more in range(3)] == [True, False, True]
+        finally:
+            site.configure()
+
+
+def test_a_hub_that_is_away_does_not_hinder_accounts(site: BulkSite) -> None:
+    site.call("remove", "--yes")
+    site.configure(WODBEAPIURL="http://127.0.0.1:9", WODBETOKEN="c0ffee-of-the-tests", WODHUBPATIENCE=0)
+    try:
+        status, data = site.call("ensure")
+        assert (status, data["counts"]) == (1, {"made": 30})
+        assert "JupyterHub is away" in data["trouble"][0]
+        assert site.call("status")[0] == 1
+        status, _, complaint = site.say("remove", "--yes")  # first the hub's users, then theirs
+        assert status == 75 and "JupyterHub is away" in complaint
+    finally:
+        site.configure()
+    assert site.call("status")[1]["counts"] == {"ok": 30}
 
 
 def test_words_for_people(site: BulkSite) -> None:

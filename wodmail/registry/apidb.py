@@ -238,8 +238,26 @@ class ApiDbRegistry:
     def taken(self) -> set[int]:
         """See `Registry.taken`; two calls, however many students there are."""
         ids = {as_number(row.get("id")) for row in self.api.rows("/students") if truth(row.get("assigned"))}
-        ids |= {found.student_id for found in map(Customer.of, self._customers.get()) if found.active}
+        ids |= {
+            found.student_id for found in map(Customer.of, self._customers.get()) if found.active and not found.cleaned
+        }
         return {id_ - self._base for id_ in ids if id_ > self._base}
+
+    def overdue(self, before: float) -> list[Seat]:
+        """See `Registry.overdue`; one call. Who is active counts, and is the last at that seat."""
+        found = [Customer.of(row) for row in self._customers.get()]
+        last = {each.student_id: each.id for each in sorted(found, key=lambda each: each.id)}
+        first, highest = self._students
+        return [
+            Seat(each.student_id - self._base, True, each.workshop or None, each.id, each.active)
+            for each in found
+            if each.active
+            and not each.cleaned
+            and each.ends is not None
+            and each.ends < before
+            and last[each.student_id] == each.id
+            and first <= each.student_id - self._base <= highest
+        ]
 
     def session_token(self) -> str:
         """A token with most of its life before it."""

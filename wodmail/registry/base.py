@@ -143,9 +143,19 @@ class Registry(Protocol):
         ...
 
     def taken(self) -> set[int]:
-        """The students whose seats are assigned (kept for inspection, too) or worked at, by their numbers.
+        """The students whose seats are assigned (kept for inspection, too) or worked at and not cleaned, by number.
 
         What is still to be written about them counts as not written: a seat may be told taken that is about to be free.
+        """
+        ...
+
+    def overdue(self, before: float) -> list[Seat]:
+        """The seats of participants whose time ended before a moment and who were not cleaned.
+
+        A registry that doesn't keep such times has none: there the backend ends sessions (docs/sessions.md).
+
+        Args:
+            before: seconds since 1970.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from wodmail import wodyml
@@ -25,6 +26,15 @@ def truth(value: object) -> bool:
     return bool(wodyml.boolean(value))
 
 
+def moment(value: object) -> float | None:
+    """A moment as the API-DB writes it, ISO 8601 with or without a zone (then UTC), as seconds since 1970."""
+    try:
+        found = datetime.fromisoformat(str(value or "").strip())
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
 @dataclass(frozen=True, slots=True)
 class Customer:
     """A participant as its row says.
@@ -35,6 +45,7 @@ class Customer:
         workshop: WKSHP-Name; empty when it has none.
         active: works there now.
         cleaned: its CLEANUP has ended.
+        ends: when its time is over, seconds since 1970; None when its row doesn't say.
     """
 
     id: int
@@ -42,6 +53,7 @@ class Customer:
     workshop: str
     active: bool
     cleaned: bool
+    ends: float | None = None
 
     @classmethod
     def of(cls, row: Row) -> Customer:
@@ -53,6 +65,7 @@ class Customer:
             workshop=folder_name(notebook) or notebook[:80],
             active=truth(row.get("active")),
             cleaned=truth(row.get("cleaned")),
+            ends=moment(row.get("endDate")),
         )
 
 
@@ -76,9 +89,15 @@ def workshop(local: Workshop, row: Row) -> Workshop:
         local: as wod.yml describes it.
         row: of the table of workshops.
     """
-    here: dict[object, object] = {key: getattr(local, key) for key in (*wodyml.BOOLEANS, "capacity") if key != "beta"}
+    here: dict[object, object] = {
+        key: getattr(local, key) for key in (*wodyml.BOOLEANS, "capacity", "duration") if key != "beta"
+    }
     here |= {"name": local.title, "range": list(local.range) if local.range else None, "compile": list(local.compile)}
-    here |= {key: value for key, value in row.items() if value is not None or key not in ("name", "range", "capacity")}
+    here |= {
+        key: value
+        for key, value in row.items()
+        if value is not None or key not in ("name", "range", "capacity", "duration")
+    }
     here["range"] = _range(here["range"])
     return wodyml.describe(local.name, here, folder=local.folder, id_=number(row.get("id")))
 
