@@ -20,8 +20,9 @@ MIRROR = "http://deb.debian.org/debian"
 PACKAGES = ("ca-certificates", "dbus", "iproute2", "systemd", "systemd-sysv")
 """What a minimal Debian lacks to boot, to have a network, and to trust who it downloads from."""
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
-CACHES = {"apt": "/var/cache/apt/archives", "pip": "/root/.cache/pip", "npm": "/root/.npm"}
-"""Names of caches of downloads, and where a machine has them."""
+CACHES = {"pip": "/root/.cache/pip", "npm": "/root/.npm"}
+"""Names of caches of downloads that machines share while they run, and where a machine has them."""
+DEBS = Path("var/cache/apt/archives")
 
 
 def store() -> Path:
@@ -35,6 +36,30 @@ def caches() -> dict[Path, str]:
     for folder in found:
         folder.mkdir(parents=True, exist_ok=True)
     return found
+
+
+def lend_packages(root: Path) -> None:
+    """Give a machine the packages that earlier ones downloaded; apt locks its folder, so each machine has its own.
+
+    Args:
+        root: the machine's root folder.
+    """
+    _link(store() / "cache" / "apt", root / DEBS)
+
+
+def take_packages(root: Path) -> None:
+    """Keep what a machine has downloaded for the next one."""
+    _link(root / DEBS, store() / "cache" / "apt")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same packages in another folder, where they are not there yet."""
+    target.mkdir(parents=True, exist_ok=True)
+    for package in source.glob("*.deb"):
+        if not (target / package.name).exists():
+            fresh_one = target / f".{package.name}.{os.getpid()}"
+            shutil.copy(package, fresh_one)
+            fresh_one.rename(target / package.name)
 
 
 def fresh() -> Path:

@@ -101,6 +101,7 @@ class Machine:
         self._mount()
         self._connect()
         if self._registries:
+            debian.lend_packages(self.root)
             self._start_proxy()
         self._boot()
 
@@ -206,6 +207,8 @@ class Machine:
         if self._proxy is not None:
             self._proxy.kill()
             self._proxy.wait()
+        if self._registries and self.root.is_mount():
+            debian.take_packages(self.root)
         for group in self._groups():
             for folder in sorted(group.glob("**/"), reverse=True):
                 with contextlib.suppress(OSError):
