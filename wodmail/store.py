@@ -20,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from wodmail import tableversions
 from wodmail.config import Settings
 from wodmail.errors import Refused, Temporary
 
@@ -251,9 +252,10 @@ class Store:
             engine.dispose()
 
     def migrate(self) -> None:
-        """Make the tables that are missing.
+        """Make the tables and columns that are missing.
 
         Raises:
+            ConfigError: a newer wodmail has worked with this database.
             Temporary: the database can't be reached.
         """
         if self.url.startswith("sqlite:///"):
@@ -265,7 +267,10 @@ class Store:
                     connection.rollback()
                     if raw is not None:
                         raw.execute("PRAGMA journal_mode=WAL")
-            metadata.create_all(self._durable)
+            with self._durable.begin() as connection:
+                tableversions.check(connection, facts)
+                tableversions.bring_up(connection, metadata)
+                tableversions.note(connection, facts)
 
     def claim(self) -> None:
         """On PostgreSQL, which several hosts share: be the only processor with this backend's name.

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import drained, requests
+from wodmail import __version__, drained, requests
 from wodmail.catalog import Workshop
 from wodmail.engine import Drained, StepOutcome
 from wodmail.engine import PlannedStep as EngineStep
@@ -60,6 +60,15 @@ def outcome_of(error: WodmailError) -> StepResult:
     data: dict[str, object] = {"refused": True} if isinstance(error, Refused) else {}
     output = str(getattr(error, "output", ""))[-OUTPUT_KEPT:]
     return StepResult(State.FAILED, error=error.sender, cause=error.operator, output=output, data=data)
+
+
+def _strange(name: str) -> Failed:
+    """A step that another version of wodmail has planned and this one does not have."""
+    return Failed(
+        f"The backend was updated while this request was at work, and its step {name} is not known any more. "
+        "Send the mail again.",
+        f"step {name} was planned by another version of wodmail than {__version__}",
+    )
 
 
 _NUMBER, _NAMED = sa.bindparam("number", type_=sa.Integer), sa.bindparam("named", type_=sa.Text)
@@ -194,6 +203,8 @@ class Runner:
     def _attempt(self, context: StepContext) -> StepResult:
         """Run the step's function; what is only for a moment is tried again."""
         context.line(f"+ {context.step.name}" + (f" (run {context.spec.attempt})" if context.spec.attempt > 1 else ""))
+        if context.step.kind not in STEPS:
+            return self._ended(outcome_of(_strange(context.step.name)))
         tries = 0
         while True:
             tries += 1
