@@ -146,10 +146,9 @@ def _places(settings: Settings) -> Iterator[Finding]:
     """What is wrong with the folders themselves."""
     for place in places(settings):
         if not place.folder.is_dir():
-            severity = Severity.ERROR if place.name == "WODNOBO" else Severity.WARNING
-            yield Finding(
-                "", place.folder, 0, severity, f"{place.name} is no folder", "make it, or correct the setting"
-            )
+            if place.name == "WODNOBO" or place.name in settings.model_fields_set:
+                words, advice = f"{place.name} is no folder", "make it, or correct the setting"
+                yield Finding("", place.folder, 0, Severity.ERROR, words, advice)
             continue
         for entry in sorted(place.folder.iterdir()):
             upper = entry.name.upper()
