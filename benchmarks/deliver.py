@@ -41,7 +41,8 @@ def backend(folder: Path) -> Path:
     values = {**known, "NAMES": names, "OPTIONS": {"a": 1}, "CHAIN": "{{ BRANDING }} again", "TOKEN": "token-4711"}
     (group_vars / "all.json").write_text(json.dumps(values), encoding="utf-8")
     for number in range(TEMPLATES * 3 // 4):
-        (scripts / f"create-WKSHP-{number}.sh.j2").write_text(SCRIPT.replace("%(number)d", str(number)), encoding="utf-8")
+        text = SCRIPT.replace("%(number)d", str(number))
+        (scripts / f"create-WKSHP-{number}.sh.j2").write_text(text, encoding="utf-8")
     for number in range(TEMPLATES - TEMPLATES * 3 // 4):
         text = f"A: {{{{ NAMES | to_json }}}}\nB: {{{{ OPTIONS | to_nice_yaml(indent=2) | to_json }}}}\nN: {number}\n"
         (group / f"variables_WKSHP-{number}.yml.j2").write_text(text, encoding="utf-8")
