@@ -1,0 +1,99 @@
+"""What an installation is made of: lists of packages, sources, and files that are filled in."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.parts import require
+from wodmail import paths
+from wodmail.cli.install import install
+from wodmail.installing import PLAYBOOKS, SOURCES
+
+ANSIBLE = paths.share("ansible")
+DISTRIBUTIONS = ("Debian-12", "Debian-13", "Rocky-9", "Ubuntu-22", "Ubuntu-24")
+TESTED = {"Debian-12"}
+
+
+def variables(name: str) -> dict[str, Any]:
+    """A file of group_vars."""
+    found: dict[str, Any] = yaml.safe_load((ANSIBLE / "group_vars" / f"{name}.yml").read_text(encoding="utf-8"))
+    return found
+
+
+def filled(template: str) -> str:
+    """A template of sys/ with the lists of Debian 12, as Ansible fills it in."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["quote"] = lambda text: f"'{text}'"
+    values = {"JPHUB": "/opt/jupyterhub", **variables("install"), **variables("Debian-12"), "wod_hub_port": 8000}
+    return environment.from_string((paths.share("sys") / template).read_text(encoding="utf-8")).render(values)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_every_distribution_has_every_list(name: str) -> None:
+    """A playbook never meets a distribution for which a name is missing; who was not run says so."""
+    assert set(variables("Debian-12")) <= set(variables(name))
+    text = (ANSIBLE / "group_vars" / f"{name}.yml").read_text(encoding="utf-8")
+    assert ("Untested" in text) == (name not in TESTED)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_no_package_is_listed_twice(name: str) -> None:
+    """In one list."""
+    for key, value in variables(name).items():
+        if key.startswith("wod_packages"):
+            assert len(value) == len(set(value)), key
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_is_a_tag_and_is_documented(source: str) -> None:
+    """`--without` skips the tasks with the tag of the same name."""
+    playbooks = "".join(file.read_text(encoding="utf-8") for file in ANSIBLE.glob("install_*.yml"))
+    assert f"tags: [source_{source}]" in playbooks
+    assert f"| `{source}` |" in (ANSIBLE.parent / "docs" / "install.md").read_text(encoding="utf-8")
+
+
+def test_the_playbooks_of_every_type_are_there() -> None:
+    """wod-install plays what exists."""
+    assert [name for names in PLAYBOOKS.values() for name in names if not (ANSIBLE / name).is_file()] == []
+
+
+def test_the_script_that_builds_the_rust_kernel_is_clean(tmp_path: Path) -> None:
+    """As shellcheck sees it when its variables are filled in."""
+    script = tmp_path / "build.sh"
+    script.write_text(filled("wod-build-evcxr.sh.j2"), encoding="utf-8")
+    done = subprocess.run([require("shellcheck"), str(script)], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_configuration_of_the_hub_holds_no_secret_and_no_admin() -> None:
+    """It is open for reading; the token is in a file of root's."""
+    text = filled("jupyterhub_config.py.j2")
+    lines = [ast.unparse(line) for line in ast.parse(text).body]
+    assert "c.Authenticator.admin_users = set()" in lines
+    assert "c.JupyterHub.bind_url = 'http://:8000'" in lines
+    assert "{{" not in text and "WODBETOKEN" not in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--without", "galxy"], "there is no source galxy"),
+        (["-t", "desktop"], "is not one of"),
+        (["-p", "0"], "1<=x<=65535"),
+        (["-n", "0"], "x>=1"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_done(argv: list[str], words: str, tmp_path: Path) -> None:
+    """In words that name what would be right."""
+    file = tmp_path / "wod.yml"
+    done = CliRunner().invoke(install, [*argv, "--config", str(file), "--log", str(tmp_path / "log")])
+    assert done.exit_code == 2 and words in done.output
+    assert list(tmp_path.iterdir()) == []
