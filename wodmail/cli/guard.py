@@ -19,7 +19,7 @@ from wodmail.errors import Failed
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wodmail.guard.service import Guard
+    from wodmail.guard.work import Guard
 
 VERSION = 1
 EX_FOUND, EX_SILENT = 2, 3
@@ -55,7 +55,9 @@ def guard(context: click.Context, file: Path | None, dry_run: bool) -> int:
 @dry_run_option
 @json_option
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), help="Look so many seconds before as well, so that CPU rates are known."
+    "--seconds",
+    type=click.FloatRange(0.1, 600),
+    help="Look so many seconds before as well, so that CPU rates are known.",
 )
 @click.pass_context
 def once(context: click.Context, file: Path | None, dry_run: bool, as_json: bool, seconds: float | None) -> int:
@@ -66,7 +68,6 @@ def once(context: click.Context, file: Path | None, dry_run: bool, as_json: bool
     Example: wod-kill-processes once --dry-run --json
     """
     with _ready(file or context.obj, dry_run) as made:
-        made.restore()
         if seconds is not None:
             made.measure()
             time.sleep(seconds)
@@ -90,11 +91,11 @@ def status(context: click.Context, file: Path | None, as_json: bool) -> int:
 
     Example: wod-kill-processes status --json
     """
-    from wodmail.guard import service
+    from wodmail.guard import records
 
     settings = load(file or context.obj, files=False)
     try:
-        data, place = service.status(settings)
+        data, place = records.status(settings)
     except OSError as error:
         raise Failed("The guard's files can't be read; run this as root or as WODUSER.", str(error)) from error
     age = time.time() - float(data["at"]) if data else None
@@ -145,7 +146,7 @@ def _ready(file: Path | None, dry_run: bool) -> Iterator[Guard]:
     """A guard that may work: with its rights, its logs, and its folder for itself alone."""
     from wodmail import logs
     from wodmail.guard import files, rights
-    from wodmail.guard.service import Guard
+    from wodmail.guard.work import Guard
 
     os.umask(0o077)
     settings = load(file, files=False)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
 
 import jinja2
 import structlog
 
 from wodmail.config import Settings
 from wodmail.errors import Failed, Temporary
+from wodmail.guard.evidence import iso
+from wodmail.guard.ladder import Case
+from wodmail.guard.policy import Ladder, Load
 from wodmail.mail.grammar import visible
 from wodmail.mail.letter import host, letter
 from wodmail.mail.send import Sender
@@ -54,23 +59,65 @@ class Letters:
         """The kinds of the mails that wait."""
         return {kind for kind, _, _ in self._waiting}
 
-    def write(
-        self, template: str, kind: str, subject: str, done: Callable[[], None] = lambda: None, **data: object
+    def finding(
+        self, case: Case, data: Mapping[str, Any], ladder: Ladder, file: Path, done: Callable[[], None]
     ) -> None:
-        """Make a mail due.
+        """The mail about a case, its only one.
 
         Args:
-            template: finding, purge or load.
-            kind: tells it from all other mails of the guard.
-            subject: made visible.
-            done: called when it is handed over, or will never be.
-            data: what the template shows.
+            case: which.
+            data: its evidence.
+            ladder: says what happens next.
+            file: where the evidence is.
+            done: called when the mail is handed over, or will never be.
         """
+        shown = {"processes": data.get("processes", []), "processes_found": data.get("processes_found", 0)}
+        values = {"case": case, "found": iso(case.at), "then": data.get("then", ""), "evidence": file}
+        subject = f"student{case.student}: {case.words}"
+        self._write("finding", case.name, subject, {**values, "data": shown, "ladder": ladder}, done)
+
+    def purge(self, student: int, name: str, words: str, folder: Path, trouble: str = "") -> None:
+        """The mail that a seat is purged, or should be.
+
+        Args:
+            student: whose.
+            name: the case's.
+            words: what was found.
+            folder: where the evidence is.
+            trouble: why the PURGE could not be sent; empty when it was.
+        """
+        outcome, kind = ("could not be asked for", "trouble") if trouble else ("is purged", "purge")
+        values = {"student": student, "case": name, "words": words, "folder": folder, "trouble": trouble}
+        self._write("purge", f"{name}.{kind}", f"student{student}: PURGE of the seat {outcome}", values)
+
+    def load(self, over: Mapping[str, str], rates: Mapping[int, float], window_seconds: float, policy: Load) -> None:
+        """The mail that the machine has too much to do.
+
+        Args:
+            over: what is too much, in words, by a short name.
+            rates: cores that each student uses.
+            window_seconds: over which.
+            policy: the policy's part.
+        """
+        busiest = sorted((pair for pair in rates.items() if pair[1] >= 0.01), key=lambda pair: -pair[1])[:5]
+        values = {"over": list(over.values()), "busiest": busiest, "window": window_seconds, "policy": policy}
+        kind = f"load-{'-'.join(sorted(over))}-{time.time_ns():x}"
+        self._write("load", kind, f"too much to do: {'; '.join(over.values())}", values)
+
+    def _write(
+        self,
+        template: str,
+        kind: str,
+        subject: str,
+        values: Mapping[str, object],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a mail due; `kind` tells it from all other mails of the guard."""
         if self._sender is None:
             done()
             return
         now = datetime.now(UTC)
-        text = _TEMPLATES.get_template(f"{template}.txt.j2").render(backend=host(self._settings), **data)
+        text = _TEMPLATES.get_template(f"{template}.txt.j2").render(backend=host(self._settings), **values)
         mail = letter(
             self._settings,
             to=self._settings.WODMONITOR,

@@ -11,12 +11,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
+import structlog
 
 from wodmail.guard.policy import Load
+from wodmail.mail.grammar import visible
+
+log = structlog.get_logger("wodmail.guard")
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 _GPU_FIELDS = "index,utilization.gpu,memory.used,memory.total"
 _GPU_SECONDS = 10.0
+GPU_EVERY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,40 @@ class Smi:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()[-200:]
             raise GpuError(f"nvidia-smi {words[0]} ended with {done.returncode}: {said}")
         return done.stdout.decode(errors="replace")
+
+
+class GpuWatch:
+    """Asks for the GPUs now and then.
+
+    Args:
+        smi: answers.
+        every: seconds between two questions; one takes about a second.
+    """
+
+    def __init__(self, smi: Smi, every: float = GPU_EVERY) -> None:
+        self._smi, self._every = smi, every
+        self._next = float("-inf")
+        self.gpus: tuple[Gpu, ...] = ()
+        self.trouble = ""
+
+    def look(self, now: float) -> dict[int, float] | None:
+        """GPU time in percent by pid; None when it is not yet time to ask, or there is no GPU, or no answer.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if now < self._next:
+            return None
+        self._next = now + self._every
+        try:
+            self.gpus = self._smi.gpus()
+            used = self._smi.by_process() if self.gpus else None
+        except GpuError as error:
+            self.trouble = visible(str(error), 300)
+            log.warning("guard-gpu-trouble", cause=self.trouble)
+            return None
+        self.trouble = ""
+        return used
 
 
 def _number(text: str) -> float:

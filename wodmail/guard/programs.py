@@ -20,6 +20,7 @@ from wodmail.guard.watch import ExeFile, Seen
 
 _DELETED = " (deleted)"
 _KEPT_SECONDS = 300.0
+_NAME, _FILE_END = Seen._fields.index("name"), Seen._fields.index("file") + 1  # what a process is and says
 _SEARCHED = 8192  # characters of a command line that patterns are searched in
 
 
@@ -104,13 +105,7 @@ class Programs:
     def _verdict(self, seen: Seen) -> tuple[Allowed | None, tuple[str, str]]:
         """Both answers, found out again only when the process has become another program or changed its words."""
         known = self._verdicts.get(seen.key)
-        same = known is not None and (known[0].name, known[0].argv, known[0].exe, known[0].file) == (
-            seen.name,
-            seen.argv,
-            seen.exe,
-            seen.file,
-        )
-        if known is None or not same:
+        if known is None or known[0][_NAME:_FILE_END] != seen[_NAME:_FILE_END]:
             known = (seen, self._find_allowed(seen), self._find_denied(seen))
             self._verdicts[seen.key] = known
         return known[1], known[2]

@@ -39,6 +39,8 @@ def take(settings: Settings) -> None:
         user = pwd.getpwnam(settings.WODUSER)
     except KeyError:
         raise Failed(f"There is no user {settings.WODUSER}; make it, or set WODUSER.") from None
+    if user.pw_uid == 0:
+        return
     try:
         os.setgroups(os.getgrouplist(user.pw_name, user.pw_gid))
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)

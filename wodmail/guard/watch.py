@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from wodmail.config import Settings
 from wodmail.students.rootlimits import LOWEST_UID
@@ -56,8 +57,7 @@ class Students:
         return None if None in uids else uids[0]
 
 
-@dataclass(frozen=True, slots=True)
-class ExeFile:
+class ExeFile(NamedTuple):
     """The file that a process runs, as the kernel knows it: no name can lie about it.
 
     Args:
@@ -75,8 +75,7 @@ class ExeFile:
     mode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A student's process at one moment; its pid and start time together are nobody else's.
 
     Args:
@@ -190,40 +189,39 @@ class _Scan(threading.Thread):
             student = self._students.named(_read(f"{folder}/status", 4096))
             if student is None:
                 return None
-            seen = _seen(folder, name, student, boot)
-            if seen is None or seen.key in self._hidden:
-                return seen
-            self.reading = seen.key
-            return replace(seen, argv=_argv(folder))
+            return self._seen(folder, int(name), student, boot)
         except (OSError, ValueError, IndexError):  # it has ended meanwhile
             return None
         finally:
             self.reading = None
 
-
-def _seen(folder: str, name: str, student: int, boot: float) -> Seen | None:
-    front, _, rest = _read(f"{folder}/stat", 4096).rpartition(b")")
-    fields = rest.split()
-    # A process whose first thread has ended looks dead while others of it may run on.
-    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
-        return None
-    user, system, children_user, children_system = map(int, fields[11:15])
-    start = int(fields[19])
-    exe, file = _program(folder)
-    return Seen(
-        pid=int(name),
-        start=start,
-        student=student,
-        parent=int(fields[1]),
-        name=_text(front.partition(b"(")[2]),
-        argv=(),
-        exe=exe,
-        file=file,
-        cpu_seconds=(user + system) / _TICKS,
-        children_seconds=(children_user + children_system) / _TICKS,
-        age_seconds=max(0.0, boot - start / _TICKS),
-        stopped=fields[0] in b"TtZX",
-    )
+    def _seen(self, folder: str, pid: int, student: int, boot: float) -> Seen | None:
+        front, _, rest = _read(f"{folder}/stat", 4096).rpartition(b")")
+        fields = rest.split()
+        # A process whose first thread has ended looks dead while others of it may run on.
+        if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+            return None
+        start = int(fields[19])
+        exe, file = _program(folder)
+        if (pid, start) in self._hidden:
+            argv: tuple[str, ...] = ()
+        else:
+            self.reading = (pid, start)
+            argv = _argv(folder)
+        return Seen(
+            pid=pid,
+            start=start,
+            student=student,
+            parent=int(fields[1]),
+            name=_text(front.partition(b"(")[2]),
+            argv=argv,
+            exe=exe,
+            file=file,
+            cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
+            children_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,
+            age_seconds=max(0.0, boot - start / _TICKS),
+            stopped=fields[0] in b"TtZX",
+        )
 
 
 def _program(folder: str) -> tuple[str, ExeFile | None]:

@@ -1,0 +1,460 @@
+"""wod-kill-processes on real processes of real Linux students: what is caught, what is left alone, who is never hit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from tests import asuser
+from tests.guards import configured, mails, own_copy, run_as
+from tests.linux_students import BASE, FIRST, SERVICE, running, users
+from tests.parts import missing
+from tests.support import free_port, wait_until
+from wodmail import processes
+from wodmail.catalog import Catalog
+from wodmail.cli import guard as commands
+from wodmail.guard import evidence, load, policy, purge, stop, watch
+from wodmail.guard.watch import Seen, Students, Watcher
+from wodmail.guard.work import Cycle, Guard
+from wodmail.intake import Intake
+from wodmail.mail.listener import Listener
+from wodmail.mail.spool import Spool
+from wodmail.model import State
+from wodmail.registry.embedded import EmbeddedRegistry
+from wodmail.store import open_store, requests
+
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+
+FIRST_UID = BASE + FIRST
+NOBODY = 65534
+BURN = ("sha256sum", "/dev/zero")
+KERNEL = "while True: pass\n"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Real students, once for this file."""
+    with users() as made:
+        yield made
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes of a test; all that is left of them and of students ends with it."""
+    made: list[subprocess.Popen[bytes]] = []
+    yield made
+    for process in made:
+        process.kill()
+        process.wait()
+    while left := running(*range(FIRST_UID, FIRST_UID + 4)):
+        for each in left:
+            os.kill(each.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def site(folder: Path) -> Iterator[Path]:
+    """The folder without what an earlier test left in it."""
+    yield folder
+    for name in ("private", "state", "outbox"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def home(site: Path, student: int = FIRST) -> Path:
+    return site / "students" / f"student{student}"
+
+
+def found_by(guard: Guard, rule: str, *, seconds: float = 20) -> Cycle:
+    """Run cycles until one finds something by that rule."""
+
+    def look() -> Cycle | None:
+        cycle = guard.cycle()
+        return cycle if rule in {each.rule for each in cycle.findings} else None
+
+    cycle = wait_until(look, seconds=seconds, every=0.1, what=f"a finding by {rule}")
+    assert cycle is not None
+    return cycle
+
+
+def kernel(site: Path, student: int = FIRST) -> subprocess.Popen[bytes]:
+    """A real Python of the system that runs a module of a kernel's name, and is busy."""
+    python = Path("/usr/bin/python3").resolve()
+    if not python.exists():
+        missing("python", "no /usr/bin/python3 here; a kernel must be a program of the system")
+    (home(site, student) / "ipykernel_launcher.py").write_text(KERNEL, encoding="ascii")
+    environment = {"PYTHONPATH": str(home(site, student))}
+    uid = BASE + student
+    return run_as(uid, "python3", "-m", "ipykernel_launcher", "-f", "k.json", executable=str(python), env=environment)
+
+
+def test_a_renamed_burner_is_warned_of_stopped_and_purged_by_mail(site: Path, started: list[Any]) -> None:
+    settings = configured(site, WODPOSTPORT=free_port())
+    copy = own_copy("sha256sum", home(site), "python3", FIRST_UID)
+    # It takes a kernel's name, and one that would write into a terminal.
+    argv = ["python3 -m ipykernel_launcher\n\x1b[2J\x07[red]", "/dev/zero"]
+    started.append(run_as(FIRST_UID, *argv, executable=str(copy)))
+    guard = Guard(settings)
+    cycle = found_by(guard, "cpu")
+    assert started[0].wait(10) == -signal.SIGKILL
+    (case,) = guard.cases.cases.values()
+    assert (case.student, case.stops, guard.cases.wanted()) == (FIRST, 1, {})
+    assert cycle.done[1].startswith("stopped 1 process(es)")
+
+    kept = json.loads(guard.evidence.file(case).read_text(encoding="ascii"))
+    (process,) = kept["processes"]
+    assert process["command_line"] == argv
+    assert process["program"]["path"] == str(copy) and process["program"]["owner"] == FIRST_UID
+    digest = subprocess.run(["sha256sum", copy], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert process["program"]["sha256"] == digest
+    assert process["cpu_rate_cores"] > 0.1 and process["cpu_series_cores"]
+    assert (kept["actions"][0]["action"], guard.evidence.file(case).stat().st_mode & 0o777) == ("stop", 0o600)
+
+    started.append(run_as(FIRST_UID, *argv, executable=str(copy)))  # and again: the second stop leads to a PURGE
+    found_by(guard, "cpu")
+    assert guard.cases.wanted() == {FIRST: case.name}  # no backend answers yet
+    (mail, trouble) = mails(site) if "could not be asked" in mails(site)[1] else mails(site)[::-1]
+    assert "No mail server answers" in trouble
+    assert "\\n\\x1b[2J\\x07[red]" in mail and "\x1b" not in mail and "\x07" not in mail
+    assert digest in mail and str(copy) in mail
+
+    _accepted(guard, settings, case.name)
+    assert [text for text in mails(site) if f"PURGE {FIRST} 0 was sent" in text]
+    assert len(mails(site)) == 3
+
+
+def _accepted(guard: Guard, settings: Any, name: str) -> None:
+    """The guard's mail reaches a listener, and intake makes a PURGE of exactly that student of it."""
+    spool = Spool(settings.WODSTATEDIR / "spool")
+    listener = Listener(settings, spool, lambda: None)
+    listener.start()
+    try:
+        guard._next_purge = 0.0
+        assert f"PURGE {FIRST} 0: sent" in guard.cycle().done
+    finally:
+        listener.stop()
+    (key,) = spool.new()
+    assert spool.read(key).raw.splitlines().count(f"Subject: PURGE {FIRST} 0".encode()) == 1
+    store = open_store(settings)
+    store.migrate()
+    try:
+        seats = EmbeddedRegistry(settings, Catalog(settings.WODNOBO))
+        intake = Intake(settings, spool, store, seats, lambda: None, lambda _spec, step: [step.what])
+        assert intake.run() == 1
+        (row,) = store.rows(sa.select(requests.c.id))
+        (request,) = store.describe([row["id"]])
+    finally:
+        store.close()
+    assert (request["action"], request["students"], request["state"]) == ("PURGE", [FIRST], State.WAITING)
+    assert guard.cases.wanted() == {}
+    assert guard.cases.seats[FIRST].purged is not None
+
+
+def test_a_busy_kernel_is_left_alone_until_its_session_is_over(site: Path, started: list[Any]) -> None:
+    settings = configured(site, {"kernels": {"limit_seconds": 3000}})
+    started.append(kernel(site))
+    guard = Guard(settings)
+    track = wait_until(lambda: _over(guard, started[0].pid, 1.0), every=0.1, what="a second of a busy kernel")
+    assert track.rate_cores > 0.1
+    assert (guard.cycle().findings, started[0].poll()) == ([], None)
+    change = guard.policy.kernels.model_copy(update={"limit_seconds": 0.5})
+    guard.judge.replace(guard.policy.model_copy(update={"kernels": change}))
+    (found,) = guard.cycle().findings
+    assert (found.rule, found.then.word, started[0].wait(10)) == ("kernel-age", "stop", -signal.SIGKILL)
+    assert guard.cases.seats == {}  # an old kernel is no reason for a PURGE
+
+
+def _over(guard: Guard, pid: int, seconds: float) -> Any:
+    guard.cycle()
+    tracks = [track for key, track in guard.judge.tracks.items() if key[0] == pid]
+    return tracks[0] if tracks and tracks[0].over_seconds > seconds else None
+
+
+def test_root_and_others_are_never_touched(site: Path, started: list[Any]) -> None:
+    everything = {"names": ["*"], "command_lines": [".*"], "readers": []}
+    settings = configured(site, {"denied": everything, "cpu": {"limit_cores": 0.0001, "longer_than_seconds": 0}})
+    below, above = BASE + FIRST - 1, BASE + FIRST + 4
+    others = [run_as(uid, "sleep", "60") for uid in (0, NOBODY, below, above)]
+    mixed = subprocess.Popen(
+        ["setpriv", f"--ruid={FIRST_UID}", "sleep", "60"]
+    )  # a student's program with root's rights
+    started += [*others, mixed, run_as(FIRST_UID, "sleep", "60")]
+    wait_until(lambda: psutil.Process(mixed.pid).uids().real == FIRST_UID, what="setpriv to have done its work")
+    guard = Guard(settings)
+    assert found_by(guard, "name").processes == 1
+    assert started[-1].wait(10) == -signal.SIGKILL
+    assert [process.poll() for process in [*others, mixed]] == [None] * 5
+    assert {each.student for each in guard.watcher.scan()} <= {FIRST}
+    # Nor by a signal that is aimed at one of them.
+    for process in [*others, mixed]:
+        known = processes.lookup(process.pid)
+        assert known is not None
+        aimed = _seen(known.pid, known.start)
+        assert not stop.send(guard.watcher.students, aimed, signal.SIGKILL)
+        assert not stop.send(Students(0, 0, 10**6), aimed, signal.SIGKILL) or process is others[-1]
+    assert others[0].poll() is None
+
+
+def _seen(pid: int, start: int, student: int = FIRST) -> Seen:
+    return Seen(pid, start, student, 1, "x", ("x",), "/x", None, 0.0, 0.0, 1.0, False)
+
+
+def test_a_pid_that_is_another_by_now_is_not_hit(site: Path, started: list[Any]) -> None:
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    known = processes.lookup(started[0].pid)
+    assert known is not None
+    students = Students(BASE, FIRST, FIRST + 3)
+    for wrong in (_seen(known.pid, known.start - 1), _seen(known.pid, known.start, FIRST + 1)):
+        assert not stop.send(students, wrong, signal.SIGKILL)
+    assert started[0].poll() is None
+    assert stop.send(students, _seen(known.pid, known.start), signal.SIGKILL)
+    assert started[0].wait(10) == -signal.SIGKILL
+    assert not stop.send(students, _seen(known.pid, known.start), signal.SIGKILL)
+
+
+BOMB = """
+import os, resource, signal
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_NPROC, (40, 40))
+while True:
+    try:
+        if os.fork() and os.getpid() % 3 == 0:
+            os._exit(0)  # a parent that is gone: its children are nobody's
+    except OSError:
+        pass
+"""
+
+
+def test_a_student_that_forks_faster_than_it_is_killed(site: Path, started: list[Any]) -> None:
+    settings = configured(site)
+    started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", BOMB))
+    started.append(run_as(FIRST_UID + 1, "sleep", "60"))
+    wait_until(lambda: len(running(FIRST_UID)) > 20, what="a bomb")
+    guard = Guard(settings)
+
+    def over() -> bool:
+        guard.cycle()
+        return not running(FIRST_UID) or FIRST in guard.cases.wanted()
+
+    assert wait_until(over, seconds=40, every=0.1, what="the end of the bomb, or the PURGE that ends it")
+    assert started[1].poll() is None
+    assert {case.student for case in guard.cases.cases.values()} == {FIRST}
+
+
+def test_connections_to_a_mining_port(site: Path, started: list[Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool:
+        port = pool.getsockname()[1]
+        settings = configured(site, {"connections": {"ports": [port], "loopback_then": "stop"}})
+        program = f"import socket; s = socket.create_connection(('127.0.0.1', {port})); s.recv(1)"
+        started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", program))
+        ours = socket.create_connection(("127.0.0.1", port))  # root's own connection is nobody's business
+        guard = Guard(settings)
+        (found,) = found_by(guard, "port-loopback").findings
+        assert f"connected to 127.0.0.1 port {port}" in found.words
+        assert [each.pid for each in found.processes] == [started[0].pid]
+        ours.close()
+    (case,) = guard.cases.cases.values()
+    (process,) = json.loads(guard.evidence.file(case).read_text())["processes"]
+    assert any(f"127.0.0.1 port {port} ESTABLISHED" in each for each in process["connections"])
+    assert started[0].wait(10) == -signal.SIGKILL
+
+
+def test_five_hundred_processes_in_a_tenth_of_a_second(site: Path, started: list[Any]) -> None:
+    settings = configured(site)
+    program = "import os, signal\nfor _ in range(499):\n    if not os.fork(): break\nsignal.pause()"
+    started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", program))
+    wait_until(lambda: len(Watcher(Students.of(settings)).scan()) >= 500, what="500 processes")
+    guard = Guard(settings)
+    costs = []
+    for _ in range(7):
+        used = time.process_time()  # the clock on the wall would also measure what else this machine does
+        look = guard._look(time.monotonic())
+        guard.judge.judge(look)
+        costs.append(time.process_time() - used)
+        assert len(look.processes) >= 500
+    assert min(costs) < 0.1, costs
+    assert guard.watcher.hidden == set()
+    # A whole cycle, files included, at the shipped interval.
+    used = time.process_time()
+    guard.cycle()
+    shipped = policy.load(settings.model_copy(update={"WODSYSPRIVDIR": None})).interval_seconds
+    assert (time.process_time() - used) / shipped < 0.01
+
+
+def test_a_process_that_hides_its_command_line_is_found(
+    site: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command line never comes, as one in a file system of the student's own; a pipe stands for that."""
+    started += [run_as(FIRST_UID, "sleep", "60"), run_as(FIRST_UID + 1, "sleep", "60")]
+    pipe = site / "held"
+    os.mkfifo(pipe)
+    real, holder = watch._argv, f"/proc/{started[0].pid}"
+
+    def held(place: str) -> tuple[str, ...]:
+        return (pipe.read_text(),) if place == holder else real(place)
+
+    monkeypatch.setattr(watch, "_argv", held)
+    guard = Guard(configured(site))
+    guard.watcher = Watcher(guard.watcher.students, 0.3)
+    (found,) = guard.cycle().findings
+    assert (found.rule, [each.pid for each in found.processes]) == ("hidden", [started[0].pid])
+    assert (started[0].wait(10), started[1].poll()) == (-signal.SIGKILL, None)
+    pipe.write_text("")  # lets the thread go
+    pipe.unlink()
+
+
+def test_dry_run_only_looks(site: Path, started: list[Any]) -> None:
+    settings = configured(site, {"denied": {"names": ["sleep"]}})
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    guard = Guard(settings, dry_run=True)
+    done = guard.cycle().done + guard.cycle().done
+    assert done[:2] == [f"would warn: student{FIRST}: {guard.cycle().findings[0].words}", done[1]]
+    assert "would stop 1 process(es)" in done[1] and any(words.startswith("would purge") for words in done)
+    assert (started[0].poll(), settings.WODSTATEDIR.exists(), mails(site)) == (None, False, [])
+
+
+def test_one_mail_a_finding_also_after_a_restart_and_a_mail_server_that_was_away(
+    site: Path, started: list[Any]
+) -> None:
+    port = free_port()
+    settings = configured(site, {"denied": {"names": ["sleep"], "then": "warn"}}, WODSMTPURL=f"smtp://127.0.0.1:{port}")
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    away = settings.model_copy(update={"WODOUTBOX": None})
+    guard = Guard(away)
+    for _ in range(3):
+        guard.cycle()
+    assert [case.told for case in guard.cases.cases.values()] == [False]
+    later = Guard(settings)
+    for _ in range(5):
+        later.cycle()
+    again = Guard(settings)
+    again.cycle()
+    assert len(mails(site)) == 1
+    assert "this mail only tells you" in mails(site)[0]
+    assert started[0].poll() is None
+
+
+def test_commands_for_people_and_programs(site: Path, started: list[Any]) -> None:
+    settings = configured(site, {"denied": {"names": ["sleep*"], "then": "warn"}})
+    started.append(run_as(FIRST_UID, "sleep\x1b[31m[b]\n", "60", executable="/usr/bin/sleep"))
+    config = ["--config", str(site / "wod.yml")]
+    runner = CliRunner()
+    silent = runner.invoke(commands.guard, ["status", *config], standalone_mode=False)
+    assert (silent.return_value, "No guard has run here" in silent.output) == (3, True)
+    done = runner.invoke(commands.guard, ["once", *config], standalone_mode=False)
+    assert done.return_value == 2, done.output
+    assert "\x1b" not in done.stdout and "\\x1b[31m[b]\\n" in done.stdout
+    told = runner.invoke(commands.guard, ["status", "--json", *config], standalone_mode=False)
+    data = json.loads(told.stdout)
+    assert (told.return_value, data["version"], data["runs"]) == (2, 1, True)
+    assert [each["rule"] for each in data["findings"]] == ["name"]
+    assert "\x1b" not in told.stdout
+    shown = runner.invoke(commands.guard, ["status", *config], standalone_mode=False)
+    assert f"student{FIRST}" in shown.output and "\x1b" not in shown.output
+    other = {"WODSTATEDIR": settings.WODSTATEDIR}
+    assert other["WODSTATEDIR"].stat().st_mode & 0o077 == 0
+
+
+def test_evidence_is_kept_as_long_as_the_configuration_says(site: Path, started: list[Any]) -> None:
+    settings = configured(site, {"denied": {"names": ["sleep"], "then": "warn"}}, WODRETENTION=2)
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    guard = Guard(settings)
+    guard.cycle()
+    (file,) = (guard.folder / "evidence").iterdir()
+    now = time.time()
+    assert guard.evidence.sweep(now + 1 * evidence.DAY) == 0
+    assert (guard.evidence.sweep(now + 3 * evidence.DAY), file.exists()) == (1, False)
+
+
+def test_the_hash_is_bounded_and_of_the_running_file(site: Path, started: list[Any]) -> None:
+    copy = own_copy("sleep", home(site), "program", FIRST_UID)
+    started.append(run_as(FIRST_UID, str(copy), "60"))
+    watcher = Watcher(Students(BASE, FIRST, FIRST + 3))
+    (seen,) = wait_until(lambda: [each for each in watcher.scan() if each.exe == str(copy)], what="the program")
+    whole = copy.read_bytes()
+    copy.unlink()
+    copy.write_bytes(b"something else")
+    assert evidence.digest(seen, 4096)["bytes_hashed"] == 4096
+    told = evidence.digest(seen, 1 << 30)
+    assert (told["bytes"], told["bytes_hashed"]) == (len(whole), len(whole))
+    started[0].kill()
+    started[0].wait()
+    assert evidence.digest(seen, 4096)["sha256"] is None
+
+
+SMI = """#!/bin/sh
+case $1 in
+--query-gpu=*) printf '0, 99, 15000, 16000\\n1, [N/A], 0, 16000\\n' ;;
+pmon) printf '%s\\n' '# gpu pid type sm mem enc dec command' ' 0 {pid} C 97 30 - - miner' ' 1 - - - - - - -' ;;
+esac
+"""
+
+
+def test_gpus_are_watched_where_nvidia_smi_is(site: Path, started: list[Any], tmp_path: Path) -> None:
+    settings = configured(site, {"gpu": {"longer_than_seconds": 0}, "load": {"longer_than_seconds": 0}})
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    program = tmp_path / "nvidia-smi"
+    program.write_text(SMI.replace("{pid}", str(started[0].pid)))
+    program.chmod(0o755)
+    guard = Guard(settings, smi=load.Smi(f"{tmp_path}:/usr/bin:/bin"))
+    guard._gpus._every = 0.0
+    guard.cycle()
+    (found,) = guard.cycle().findings
+    assert (found.rule, found.processes[0].pid) == ("gpu", started[0].pid)
+    assert any("GPU 0: 99 % busy (limit 97 %)" in text for text in mails(site))
+    program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed >&2\nexit 9\n")
+    facts = guard.cycle().facts
+    assert facts is not None and "ended with 9: NVIDIA-SMI has failed" in facts.gpu_trouble
+    assert load.Smi(str(tmp_path / "none")).gpus() == ()
+
+
+def test_the_service_works_as_its_user_with_three_capabilities(site: Path, started: list[Any]) -> None:
+    """As the unit starts it: no root, a bounding set of three, a policy that is read again on SIGHUP."""
+    settings = configured(site, {"denied": {"names": ["teapot"]}}, WODUSER=SERVICE)
+    for name in ("state", "outbox"):
+        (site / name).mkdir()
+        shutil.chown(site / name, SERVICE, SERVICE)
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    wanted = "+dac_read_search,+kill,+sys_ptrace"
+    rights = [f"--ambient-caps={wanted}", f"--inh-caps={wanted}", f"--bounding-set=-all,{wanted}", "--no-new-privs"]
+    argv = [asuser.prefix(SERVICE)[0], *rights, *asuser.prefix(SERVICE)[1:]]
+    argv += [sys.executable, "-m", "wodmail.cli.main", "guard", "--config", str(site / "wod.yml")]
+    private = site / "private" / "sys" / "guard.yml"
+    with asuser.reachable(SERVICE):
+        code = "import sys; from wodmail.cli.main import main; sys.exit(main())"
+        argv[argv.index("-m") : argv.index("guard")] = ["-c", code]
+        with (site / "log").open("wb") as log:
+            service = subprocess.Popen(argv, stderr=log, cwd="/", env=asuser.environment(SERVICE))
+            started.append(service)
+            status = settings.WODSTATEDIR / "guard" / "status.json"
+            wait_until(status.exists, seconds=30, what=f"the first cycle; {(site / 'log').read_text()}")
+            assert psutil.Process(service.pid).uids().effective != 0
+            assert started[0].poll() is None
+            private.write_text(private.read_text().replace("teapot", "sleep"))
+            service.send_signal(signal.SIGHUP)
+            wait_until(lambda: started[0].poll() == -signal.SIGKILL, what=(site / "log").read_text())
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(20) == 0
+    text = (site / "log").read_text()
+    assert text.count("guard-policy-loaded") >= 1 and "guard-ended" in text
+    assert {file.owner() for file in (settings.WODSTATEDIR / "guard").rglob("*")} == {SERVICE}
+    assert json.loads(next((settings.WODSTATEDIR / "guard" / "evidence").iterdir()).read_text())["processes"][0][
+        "program"
+    ]["sha256"]
+
+
+def test_purge_is_a_mail_that_names_the_number() -> None:
+    assert purge.subject(42) == "PURGE 42 0"
