@@ -35,13 +35,19 @@ def look(checkout: Path, hosts: Iterable[str]) -> Facts:
     """
     private = checkout.parent / "wod-private"
     return Facts(
-        name=socket.getfqdn(),
+        name=own_name(),
         checkout=checkout,
         addresses={host: found for host in hosts if (found := addresses(host))},
         own=frozenset(_own()),
         private=str(private) if private.is_dir() else "",
         vault=(private / "ansible" / VAULT_SECRET).exists(),
     )
+
+
+def own_name() -> str:
+    """This machine's full host name; its short one where /etc/hosts or the name server knows no better."""
+    full = socket.getfqdn()
+    return socket.gethostname() if full.startswith("localhost") or full.replace(".", "").isdigit() else full
 
 
 def addresses(host: str) -> tuple[str, ...]:

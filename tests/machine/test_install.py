@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.hubsite import login
 from tests.machine.installed import SENDER, Installed
@@ -125,6 +126,16 @@ def test_a_change_of_the_configuration_is_carried_through(backend: Machine) -> N
     assert done["ok"] and done["configuration"] == ["WODPOSTPORT"]
     assert ":10026 " in backend.run(["ss", "-Hltn"]).out
     assert "export WODPOSTPORT=10026" in backend.read("/etc/wod.sh")
+
+
+def test_packages_for_containers_and_kernels_are_the_distributions(backend: Machine) -> None:
+    """Also those that this installation left out can be had; the playbook of one of them is tried without changes."""
+    lists = yaml.safe_load(backend.read("/opt/wod/wod-backend/ansible/group_vars/Debian-12.yml"))
+    names = {name for key, value in lists.items() if key.startswith("wod_packages_") for name in value}
+    backend.run(["apt-get", "--simulate", "--yes", "install", *sorted(names)])
+    play = "cd /opt/wod/wod-backend/ansible && ansible-playbook -e @/etc/wod.yml"
+    assert '"msg": "Debian-12"' in backend.shell(f"{play} distrib.yml")
+    assert "failed=0" in backend.shell(f"{play} --check install_podman.yml")
 
 
 def test_a_reboot_brings_everything_back(backend: Machine) -> None:
