@@ -59,7 +59,7 @@ def setting() -> Iterator[tuple[LinuxDeployment, Appliances]]:
 
 def told(site: LinuxDeployment, *arguments: str, status: int = 0) -> dict[str, Any]:
     """The report of a command of `wodmail appliance`, which must end with that status."""
-    done = site.command("appliance", *arguments, "--json")
+    done = site.command("appliance", *arguments, "--json", seconds=900)
     assert done.returncode == status, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report

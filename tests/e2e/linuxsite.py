@@ -93,11 +93,13 @@ class LinuxDeployment(Deployment):
         assert found, f"no line of student {student} in the trace"
         return str(found[-1])
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A wodmail command as the service user."""
+    def command(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """A wodmail command as the service user, which must end within so many seconds."""
         argv = [*asuser.prefix(SERVICE), sys.executable, "-m", "wodmail", *arguments, "--config", str(self.file)]
         environment = asuser.environment(SERVICE)
-        return subprocess.run(argv, cwd="/", env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(
+            argv, cwd="/", env=environment, capture_output=True, text=True, check=False, timeout=seconds
+        )
 
 
 def install_helper(site: LinuxDeployment) -> subprocess.CompletedProcess[str]:
