@@ -124,7 +124,7 @@ def test_a_home_is_the_students_and_wodusers(site: BulkSite) -> None:
     assert other.returncode != 0 and "Permission denied" in other.stderr
 
 
-@pytest.mark.parametrize("step", [19, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
 def test_an_interruption_anywhere_is_completed(site: BulkSite, step: int) -> None:
     moments, trouble = site.program(INTERRUPTED, str(step))
     assert moments["ensure"] > 90 and moments["remove"] > 70
@@ -247,6 +247,51 @@ def test_nobody_but_woduser_owns_what_lies_in_its_state(site: BulkSite) -> None:
     spoil(site, FIRST)
     assert site.told("ensure")[FIRST][0] == "repaired"
     assert not list((site.folder / "state").iterdir())  # nothing is made where no server has run
+
+
+def test_what_is_missing_is_made_for_a_taken_seat(site: BulkSite) -> None:
+    """A run that was interrupted is completed also when the frontend has given the seats meanwhile."""
+    site.call("ensure")
+    take_home(site, FIRST)
+    site.etc.must("userdel", f"student{FIRST + 1}")
+    office(site, FIRST, FIRST + 1)
+    try:
+        assert {state for state, _ in site.told("ensure").values()} == {"repaired"}
+    finally:
+        close_office(site)
+    assert site.call("status")[0] == 0
+
+
+def test_who_is_known_from_elsewhere_is_left_alone(site: BulkSite) -> None:
+    site.call("remove", "--yes", "--students", f"{FIRST}-{FIRST + 3}")
+    told = site.program(ELSEWHERE, str(FIRST))
+    assert [row[0] for row in told] == ["wrong", "wrong", "wrong", "made"]
+    assert told[1][1][0].startswith("mallory, of whom /etc knows nothing")
+    assert site.call("ensure")[1]["counts"] == {"ok": 27, "made": 3}
+
+
+ELSEWHERE = """
+import grp, json, pwd, sys, types
+from wodmail.config import load
+from wodmail.students.upkeep import Upkeep
+
+first = int(sys.argv[1])
+uids, names, gids = pwd.getpwuid, pwd.getpwnam, grp.getgrgid
+settings = load(None, files=False)
+
+def named(name):
+    return types.SimpleNamespace(pw_name=name) if name == f"student{first}" else names(name)
+
+def by_uid(uid):
+    return types.SimpleNamespace(pw_name="mallory") if uid == settings.UIDBASE + first + 1 else uids(uid)
+
+def by_gid(gid):
+    return types.SimpleNamespace(gr_name="staff") if gid == settings.GIDBASE + first + 2 else gids(gid)
+
+pwd.getpwnam, pwd.getpwuid, grp.getgrgid = named, by_uid, by_gid
+report = Upkeep(settings).ensure(range(first, first + 4))
+print(json.dumps([[row.state, row.words] for row in report.rows.values()]))
+"""
 
 
 def test_a_registry_that_is_away_leaves_what_exists(site: BulkSite) -> None:

@@ -14,20 +14,22 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wodmail.errors import ConfigError, Problem, WodmailError
 from wodmail.schema import Settings
-from wodmail.students import accountfiles, base, homes, occupancy, roster
-from wodmail.students.housing import Home, Housing
-from wodmail.students.report import Report, Row, State
+from wodmail.students import accountfiles, base, homes, occupancy, roster, survey
+from wodmail.students.housing import Housing
+from wodmail.students.report import Report, State
 from wodmail.students.rootlimits import Account, HelperError, guard_of
 from wodmail.students.rootprocesses import end_processes
 from wodmail.students.roster import Wanted
+from wodmail.students.survey import Survey
 
 ETC = Path("/etc")
 LOT = 400  # students at a time; each costs a descriptor, of which a process has 1024 as a rule
+REMOVE_LOT = 100  # the root helper waits meanwhile, also while the hub removes its users, and not for ever
 DAY = 86400
 _CACHES = (("nscd", "-i", "passwd"), ("nscd", "-i", "group"), ("sss_cache", "-U", "-G"))
 
@@ -35,30 +37,6 @@ Advance = Callable[[str, int, int], None]
 """Called with what is done, how many are through, and of how many."""
 Against = dict[int, tuple[State, str]]
 """What stands against touching students: the state that they are told in, and why."""
-
-
-@dataclass
-class _Look:
-    """One look at everything: accounts and homes by student."""
-
-    accounts: dict[int, roster.Found]
-    homes: dict[int, Home]
-
-    def new(self, student: int) -> bool:
-        """Whether there is nothing at all of a student."""
-        return not self.accounts[student].there and not self.homes[student].there
-
-    def state(self, student: int) -> Row:
-        """The student's state, and in what it differs."""
-        account, home = self.accounts[student], self.homes[student]
-        if self.new(student) and not account.wrong:
-            return Row(student, State.MISSING, ("no account, no home",))
-        mendable = (*(account.mendable if account.there else ("no account",)), *home.mendable)
-        if not home.there:
-            mendable = (*mendable, "no home")
-        if wrong := (*account.wrong, *home.wrong):
-            return Row(student, State.WRONG, wrong)
-        return Row(student, State.DIFFERS if mendable else State.OK, mendable)
 
 
 class Bulk:
@@ -107,16 +85,8 @@ class Bulk:
     def _wanted(self, students: Sequence[int]) -> list[Wanted]:
         return [roster.wanted(self._settings, student) for student in students]
 
-    def _look(self, wants: Sequence[Wanted]) -> _Look:
-        files = accountfiles.read(self._etc)
-        index = roster.index_of(files)
-        accounts = {want.student: roster.compare(index, files, want) for want in wants}
-        found: dict[int, Home] = {}
-        for count, want in enumerate(wants, 1):
-            found[want.student] = self._housing.look(want)
-            if count % LOT == 0 or count == len(wants):
-                self._advance("looked at", count, len(wants))
-        return _Look(accounts, found)
+    def _look(self, wants: Sequence[Wanted]) -> Survey:
+        return survey.survey(self._etc, self._housing, wants, partial(self._advance, "looked at"))
 
     # -- ensure -----------------------------------------------------------------------------------------------
 
@@ -137,12 +107,12 @@ class Bulk:
             self._elsewhere(report, [wants[student] for student in todo if not look.accounts[student].there])
             todo = report.students(State.MISSING, State.DIFFERS)
             for lot in _lots(todo):
-                with self._free(report, [wants[student] for student in lot], look.new) as free:
+                with self._free(report, [wants[student] for student in lot], look.adds) as free:
                     self._ensure(report, free, look)
                 self._advance("accounts and homes made", todo.index(lot[-1]) + 1, len(todo))
         return report
 
-    def _ensure(self, report: Report, free: Sequence[Wanted], look: _Look) -> None:
+    def _ensure(self, report: Report, free: Sequence[Wanted], look: Survey) -> None:
         with accountfiles.locked(self._etc):
             files = accountfiles.read(self._etc)
             roster.make(files, free, int(time.time()) // DAY)
@@ -179,16 +149,9 @@ class Bulk:
         return ()
 
     def _elsewhere(self, report: Report, wants: Iterable[Wanted]) -> None:
-        """Refuse those whose name or uid belongs to somebody of whom the files know nothing (LDAP and the like)."""
-        if self._etc != ETC:
-            return
-        for want in wants:
-            with contextlib.suppress(KeyError):
-                other = pwd.getpwuid(want.uid).pw_name
-                report.set(want.student, State.WRONG, f"uid {want.uid} belongs to {other}, who is no account of {ETC}")
-            with contextlib.suppress(KeyError):
-                pwd.getpwnam(want.name)
-                report.set(want.student, State.WRONG, f"there is a {want.name} already, who is no account of {ETC}")
+        if self._etc == ETC:
+            for student, words in survey.elsewhere(self._etc, wants).items():
+                report.set(student, State.WRONG, words)
 
     # -- remove -----------------------------------------------------------------------------------------------
 
@@ -214,7 +177,7 @@ class Bulk:
         report = Report()
         with self._housing.opened(write=True):
             todo = self._removable(report, list(wants.values()))
-            for lot in _lots(todo):
+            for lot in _lots(todo, REMOVE_LOT):
                 with self._free(report, [wants[student] for student in lot], lambda _: False, force=force) as free:
                     self._remove(report, free, before, force=force)
                 self._advance("removed", todo.index(lot[-1]) + 1, len(todo))
@@ -286,14 +249,14 @@ class Bulk:
 
     @contextlib.contextmanager
     def _free(
-        self, report: Report, wants: Sequence[Wanted], new: Callable[[int], bool], *, force: bool = False
+        self, report: Report, wants: Sequence[Wanted], adds: Callable[[int], bool], *, force: bool = False
     ) -> Iterator[list[Wanted]]:
         """Those whose seats are free, kept from the root helper for a while; the others are told as in use.
 
-        Where there is nothing yet, jobs and the registry have nothing to say.
+        Where something missing is only added, jobs and the registry have nothing to say.
         """
         with occupancy.kept_from_helper({want.student: want.name for want in wants}) as held:
-            against = self._engaged([want for want in wants if not new(want.student)], force=force)
+            against = self._engaged([want for want in wants if not adds(want.student)], force=force)
             against |= {want.student: (State.IN_USE, occupancy.HELPER) for want in wants if want.student not in held}
             if not force:
                 working = occupancy.at_work({want.uid: want.student for want in wants})
@@ -323,6 +286,6 @@ class Bulk:
                         subprocess.run([program, *arguments], capture_output=True, check=False)  # may not be running
 
 
-def _lots(students: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(students), LOT):
-        yield students[start : start + LOT]
+def _lots(students: Sequence[int], size: int = LOT) -> Iterator[Sequence[int]]:
+    for start in range(0, len(students), size):
+        yield students[start : start + size]

@@ -95,14 +95,14 @@ class Upkeep:
             return self._from_hub(lot, force=force)
 
         report = self._bulk.remove(students, force=force, before=from_hub)
-        if self._hub is not None:
-            # Users of the hub alone: somebody removed their accounts by other means.
-            alone = report.students(State.OK)
-            known = self._hub.users()
-            against = self._from_hub(alone, force=force)
-            for student in set(alone) & known.keys():
-                state, words = against.get(student, (State.REMOVED, HUB_REMOVED))
-                report.add(student, state, words)
+        alone = report.students(State.OK)  # somebody may have removed their accounts by other means
+        if self._hub is not None and alone:
+            with self._trouble(report):
+                known = self._hub.users()
+                against = self._from_hub(alone, force=force)
+                for student in sorted(known.keys() & alone):
+                    state, words = against.get(student, (State.REMOVED, HUB_REMOVED))
+                    report.add(student, state, words)
         return report
 
     def _from_hub(self, students: Sequence[int], *, force: bool) -> Against:
