@@ -22,6 +22,7 @@ FILTERS = ("core", "encryption", "mathstuff", "urls", "urlsplit")
 TESTS = ("core", "files", "mathstuff", "uri")
 PREFIXES = ("ansible.builtin.", "ansible.legacy.")
 _lock = threading.Lock()
+_loaded = threading.Event()
 
 
 class Late(dict[str, Plugin]):
@@ -65,13 +66,14 @@ def _plugins(kind: str) -> dict[str, Plugin]:
     return {name: _telling(name, plugin) for name, plugin in found.items()}
 
 
-@functools.cache
 def load_collections() -> None:
     """Let Ansible find collections, its own names in full (ansible.builtin.env) among them; for this process, once."""
     from ansible.plugins.loader import init_plugin_loader
 
     with _lock:
-        init_plugin_loader([])
+        if not _loaded.is_set():
+            init_plugin_loader([])
+            _loaded.set()
 
 
 @functools.cache

@@ -130,11 +130,10 @@ def look(workshop: Workshop, templates: Templates, max_bytes: int) -> Iterator[F
     yield from _notebooks(workshop, read)
     if templates.group is None:
         return
-    yield from _expanded(workshop, templates, read.templates(), "WKSHP")
+    expanded = list(_expanded(workshop, templates, read.templates(), "WKSHP"))
+    yield from expanded
     if any(_OF_CHALLENGES.search(entry.data) for entry in read.templates()):
-        known = {
-            (each.file, each.line, each.text) for each in _expanded(workshop, templates, read.templates(), "WKSHP")
-        }
+        known = {(each.file, each.line, each.text) for each in expanded}
         for found in _expanded(workshop, templates, read.templates(), "CHLG"):
             if (found.file, found.line, found.text) not in known:
                 yield replace(found, severity=Severity.WARNING, text=f"as a challenge (CHLG): {found.text}")

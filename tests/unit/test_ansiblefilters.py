@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,29 @@ def test_a_lookup_that_may_fail(tmp_path: Path) -> None:
         "[{{ lookup('file', 'none.txt', errors='ignore') }}] {{ lookup('file', 'none.txt', errors='warn') | length }}"
     )
     assert ours(tmp_path, text) == "[] 0"
+
+
+def test_in_many_threads_at_once(tmp_path: Path) -> None:
+    """Ansible's parts are imported by whoever comes first; a server renders scripts in several threads."""
+    program = """
+import sys, pathlib
+from concurrent.futures import ThreadPoolExecutor
+from wodmail import rendering
+folder = pathlib.Path(sys.argv[1])
+with ThreadPoolExecutor(8) as pool:
+    print(*set(pool.map(lambda name: rendering.render(folder / name, {"L": ["x"]}), ["a.sh.j2"] * 40)))
+"""
+    (tmp_path / "a.sh.j2").write_text("{{ L | to_nice_json | hash('md5') }} {{ lookup('env', 'HOME') | length > 0 }}")
+    argv = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[1:] == ["True"]
+
+
+def test_a_filter_of_a_collection(tmp_path: Path) -> None:
+    pytest.importorskip("ansible_collections.community.general", reason="the extra operate brings collections")
+    assert ours(
+        tmp_path, "{{ {'a': 1} | community.general.dict_kv('k') }} {{ 'x' is ansible.builtin.regex('x') }}"
+    ) == ("{'k': {'a': 1}} True")
+    with pytest.raises(rendering.Broken, match=r"No filter named 'community\.general\.nosuch'"):
+        ours(tmp_path, "{{ 1 | community.general.nosuch }}")
