@@ -109,7 +109,8 @@ def run(
             child = _Child(site, schedule, argv or command(schedule), user, sink, on_line)
             status = child.run()
         record |= _ended(schedule, began, status, child.tail())
-        record["told"] = None if status == 0 or (schedule.tells and status == 1) else False
+        tells_itself = schedule.tells and status == 1
+        record["told"] = False if status and not tells_itself and site.settings.WODMONITOR else None
         records.write(schedule.name, record)
         _log_end(schedule, record)
         tell_failures(site)

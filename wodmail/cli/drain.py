@@ -48,7 +48,10 @@ def drain(
     if wait:
         watch.until_rest(timeout)
     found = watch.look()
-    click.echo(json.dumps({"version": VERSION, **found}, indent=2)) if as_json else _tell(found)
+    if as_json:
+        click.echo(json.dumps({"version": VERSION, **found}, indent=2))
+    else:
+        _tell(found)
     if not found["drained"]:
         return NOT_DRAINED
     return STILL_RUNS if (wait or status) and found["running"] else 0
