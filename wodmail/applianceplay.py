@@ -17,7 +17,8 @@ from wodmail.maintenance import Played
 from wodmail.schema import Settings
 
 if TYPE_CHECKING:
-    from wodmail.appliancesetup import Order, Site
+    from wodmail.appliancesetup import Site
+    from wodmail.appliancetodo import Order
 
 KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 WORDS = 300

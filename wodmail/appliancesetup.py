@@ -1,7 +1,6 @@
 """Sets appliances up: hooks, base, and what each workshop wants there; several machines at once (docs/appliances.md).
 
-`todos` says what is to be done and touches nothing; `set_up` and `look_at` do it. A machine where something fails is
-left there, the others go on.
+What is to be done says `wodmail.appliancetodo`. A machine where something fails is left there, the others go on.
 """
 
 from __future__ import annotations
@@ -12,110 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from wodmail import applianceplay, paths
+from wodmail import applianceplay
 from wodmail.appliances import Appliance
+from wodmail.appliancetodo import BASE, Done, Hook, Order, Report, Result, Todo, hooks, todos
 from wodmail.children import Children
 from wodmail.errors import Failed, WodmailError
 from wodmail.logs import Masker
 from wodmail.schema import Settings
 from wodmail.scripts import Script, Scripts
 
-BASE = "setup_appliance.yml"
 CHECK = "check-appliance.sh"
-Hook = Literal["setup-appliance", "setup-globalappliance"]
+LOCKS = "appliances"
 TAIL_LINES = 15
-
-
-class Result(StrEnum):
-    """What became of one thing to do."""
-
-    OK = "ok"
-    CHANGED = "changed"
-    DIFFERS = "differs"
-    FAILED = "failed"
-    LEFT = "left"
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """One thing to do on an appliance.
-
-    Args:
-        name: the file's name, for people.
-        where: "public" or "private".
-        file: a playbook, or what the script is made of.
-        playbook: whether it is a playbook, and no script.
-        workshop: whose it is; "" for what all workshops of the machine share.
-        students: who of the workshop work there.
-    """
-
-    name: str
-    where: str
-    file: Path
-    playbook: bool = False
-    workshop: str = ""
-    students: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of it.
-
-    Args:
-        todo: what was to be done.
-        result: see `Result`.
-        words: what differs or failed, and what to do; a remark else.
-        changed: how many tasks of a playbook changed something (with `check`: would).
-        seconds: how long it took.
-    """
-
-    todo: Todo
-    result: Result
-    words: str = ""
-    changed: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of one appliance."""
-
-    appliance: Appliance
-    done: tuple[Done, ...]
-
-    @property
-    def result(self) -> Result:
-        """The worst of all."""
-        order = (Result.FAILED, Result.DIFFERS, Result.CHANGED)
-        found = {each.result for each in self.done}
-        return next((result for result in order if result in found), Result.OK)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How it is to be done.
-
-    Args:
-        check: change nothing: playbooks tell what they would change, scripts are not run.
-        base: whether the machine's base is set up too, with `setup_appliance.yml`.
-        login: the account that the base is set up with; "" for WODUSER.
-        skip_tags: tasks with one of these are left out of all playbooks.
-        parallel: machines at the same time, 1 or more.
-        timeout: longest time for one playbook, in seconds.
-    """
-
-    check: bool = False
-    base: bool = True
-    login: str = ""
-    skip_tags: tuple[str, ...] = ()
-    parallel: int = 4
-    timeout: float = 3600.0
 
 
 @dataclass
@@ -133,7 +45,12 @@ class Site:
     stop: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
-        self.children = Children(self.settings.WODSTATEDIR)
+        try:
+            self.children = Children(self.settings.WODSTATEDIR)
+            (self.settings.WODSTATEDIR / LOCKS).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            words = f"{self.settings.WODSTATEDIR} can't be written: call this as {self.settings.WODUSER}."
+            raise Failed(words, str(error)) from error
         self.scripts = Scripts(self.settings, self.children, config_file=self.config_file)
         self.masker = Masker()
         self.masker.register_settings(self.settings)
@@ -142,23 +59,6 @@ class Site:
         """End everything that runs."""
         self.stop.set()
         self.children.end_all()
-
-
-def hooks(site: Site, kind: Hook, when: Literal["pre", "post"]) -> list[Todo]:
-    """The site's own scripts before or after: `setup-appliance-pre.sh` and so on, public, then private."""
-    return [_script(each) for each in site.scripts.named(f"{kind}-{when}.sh")]
-
-
-def todos(site: Site, appliance: Appliance, *, base: bool = True) -> list[Todo]:
-    """What is to be done on one appliance, in order: hooks, base, each workshop's own, hooks."""
-    found = hooks(site, "setup-appliance", "pre")
-    found += _playbooks(site.settings, BASE) if base else []
-    for use in appliance.uses:
-        students = tuple(range(use.students[0], use.students[1] + 1)) if use.students else ()
-        scripts = [_script(each, use.workshop, students) for each in site.scripts.named(f"setup-{use.workshop}.sh")]
-        own = _playbooks(site.settings, f"setup_{use.workshop}.yml", use.workshop, students) + scripts
-        found += sorted(own, key=lambda todo: todo.where == "private")
-    return found + hooks(site, "setup-appliance", "post")
 
 
 def set_up(
@@ -200,7 +100,7 @@ def look_at(
 def run_hooks(site: Site, kind: Hook, when: Literal["pre", "post"], order: Order) -> list[Done]:
     """Run hooks that belong to no machine; the first that fails is the last."""
     done: list[Done] = []
-    for todo in hooks(site, kind, when):
+    for todo in hooks(site.scripts, kind, when):
         done.append(_timed(todo, partial(_run_script, site, None, todo, order)))
         if done[-1].result is Result.FAILED:
             break
@@ -229,7 +129,7 @@ def _set_up_one(site: Site, machine: Appliance, order: Order, on_done: Callable[
         done.append(each)
         on_done(machine, each)
 
-    todo = todos(site, machine, base=order.base)
+    todo = todos(site.settings, site.scripts, machine, base=order.base)
     with _alone(site.settings, machine.address) as free:
         for each in todo:
             if not free:
@@ -249,9 +149,11 @@ def _timed(todo: Todo, work: Callable[[], Done]) -> Done:
     try:
         done = work()
     except WodmailError as error:
-        output = getattr(error, "output", "")
+        output = error.output if isinstance(error, Failed) else ""
         tail = "\n".join(output.splitlines()[-TAIL_LINES:])
         done = Done(todo, Result.FAILED, "\n".join(part for part in (error.sender, tail) if part))
+    except OSError as error:
+        done = Done(todo, Result.FAILED, f"this backend can't do it: {error}")
     return Done(todo, done.result, done.words, done.changed, time.monotonic() - began)
 
 
@@ -306,25 +208,10 @@ def _run(site: Site, script: Script, w: str, students: tuple[int, ...], environm
     return lines[1:]  # the first says which script is run
 
 
-def _script(script: Script, workshop: str = "", students: tuple[int, ...] = ()) -> Todo:
-    return Todo(script.name, script.where, script.file, workshop=workshop, students=students)
-
-
-def _playbooks(settings: Settings, name: str, workshop: str = "", students: tuple[int, ...] = ()) -> list[Todo]:
-    """The site's public playbook of that name, else our own; then the private one."""
-    public = [folder / name for folder in (settings.WODANSIBLEDIR, paths.share("ansible"))]
-    private = [settings.WODANSIBLEPRIVDIR / name] if settings.WODANSIBLEPRIVDIR is not None else []
-    found = [("public", file) for file in public if file.is_file()][:1]
-    found += [("private", file) for file in private if file.is_file()]
-    return [Todo(name, where, file, playbook=True, workshop=workshop, students=students) for where, file in found]
-
-
 @contextmanager
 def _alone(settings: Settings, address: str) -> Iterator[bool]:
     """Whether nobody else sets this machine up while the block runs."""
-    folder = settings.WODSTATEDIR / "appliances"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / f"{address}.lock").open("w") as lock:
+    with (settings.WODSTATEDIR / LOCKS / f"{address}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

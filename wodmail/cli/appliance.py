@@ -19,7 +19,8 @@ from rich.table import Table
 
 from wodmail import appliances
 from wodmail.appliances import Appliance
-from wodmail.appliancesetup import Done, Order, Report, Result, Site, look_at, run_hooks, set_up, todos
+from wodmail.appliancesetup import Site, look_at, run_hooks, set_up
+from wodmail.appliancetodo import Done, Order, Report, Result, todos
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import load
 from wodmail.errors import Failed, Problem, Refused
@@ -59,10 +60,10 @@ def list_(file: Path | None, as_json: bool, group: str | None, workshops: tuple[
 
     Example: wodmail appliance list
     """
-    settings = _settings(file, group)
+    settings = _ready(file, group)
     machines, problems = _plan(settings, workshops, None)
     site = Site(settings, file)
-    rows = [(machine, todos(site, machine)) for machine in machines]
+    rows = [(machine, todos(settings, site.scripts, machine)) for machine in machines]
     if as_json:
         listed = [{**_machine(machine), "todo": [str(each.file) for each in todo]} for machine, todo in rows]
         click.echo(json.dumps({"version": VERSION, "appliances": listed, "problems": _problems(problems)}, indent=2))
@@ -144,7 +145,7 @@ def setup(
     if not workshops:
         around += run_hooks(site, "setup-globalappliance", "pre", order)
     if not _failed(around):
-        total = sum(len(todos(site, machine, base=base)) for machine in machines)
+        total = sum(len(todos(settings, site.scripts, machine, base=base)) for machine in machines)
         with _Show(as_json, total, "setting up") as show:
             reports = set_up(site, machines, order, show.done)
         if not workshops:
