@@ -133,6 +133,15 @@ def test_struck_out() -> None:
     assert (text(found, "shadow"), text(found, "subuid")) == (["root:*:1::::::"], ["bob:165536:65536"])
 
 
+def test_what_is_not_ours_to_remove() -> None:
+    assert roster.not_ours(roster.index_of(files()), FIVE) == ""
+    assert roster.not_ours(roster.index_of(files(passwd=[])), FIVE) == ""
+    bob = files(passwd=["bob:x:2005:1::/:/bin/sh"])
+    assert roster.not_ours(roster.index_of(bob), FIVE).startswith("uid 2005 belongs to bob")
+    another = files(passwd=["student5:x:1000:1000:A man:/home/five:/bin/sh"])
+    assert roster.not_ours(roster.index_of(another), FIVE).startswith("uid 1000, not 2005")
+
+
 def test_a_group_that_is_somebody_elses_stays() -> None:
     found = files(passwd=[*WELL["passwd"], "bob:x:1000:3005::/:/bin/sh"])
     roster.strike(found, [FIVE])

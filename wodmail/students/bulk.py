@@ -192,8 +192,7 @@ class Bulk:
         mounts = self._housing.mounts(wants)
         for want in wants:
             home = self._housing.look(want)
-            strange = roster.ours(index, want)
-            if strange:
+            if strange := roster.not_ours(index, want):
                 report.set(want.student, State.WRONG, strange)
             elif want.student in mounts:
                 report.set(want.student, State.WRONG, f"{mounts[want.student]} is a mount point; unmount it first")
@@ -203,6 +202,8 @@ class Bulk:
                 report.set(want.student, State.DIFFERS)
             else:
                 report.set(want.student, State.OK)
+        todo = set(report.students(State.DIFFERS))
+        self._elsewhere(report, [want for want in wants if want.student in todo and want.name not in index.users])
         return report.students(State.DIFFERS)
 
     def _remove(

@@ -217,8 +217,16 @@ def _put(table: Table, there: list[tuple[int, list[str]]] | None, line: list[str
         table.put(place, changed)
 
 
-def ours(index: Index, want: Wanted) -> str:
-    """Why an account of a student's name is not one of ours, and so isn't removed; empty when it is, or isn't there."""
+def not_ours(index: Index, want: Wanted) -> str:
+    """Why what there is of a student must not be removed: it is somebody else's; empty when it is not.
+
+    Args:
+        index: of the files.
+        want: the account as it should be.
+    """
+    others = sorted(set(index.uids.get(want.uid, [])) - {want.name})
+    if others:
+        return f"uid {want.uid} belongs to {', '.join(others)}: it may not be ours; see to it by hand"
     for _, fields in index.users.get(want.name, []):
         if fields[2:3] != [str(want.uid)]:
             return f"uid {fields[2] if len(fields) > 2 else '?'}, not {want.uid}: not one of ours; see to it by hand"
