@@ -11,7 +11,6 @@ from wodmail.maintenancetasks import TaskResult
 LOOK = "look"
 NOTE = "note"
 NOT_APPLICABLE = "na"
-NOTHING_TO_DO = "No items in the list"
 DIFFERS = "differs"
 
 
@@ -45,8 +44,7 @@ class Item:
 def items(tasks: Iterable[TaskResult], *, check: bool) -> list[Item]:
     """What the tasks of a run come to, in the order in which items appear (pure).
 
-    A task whose loop is over nothing found nothing to do. A task tagged `look` only finds out, and changes nothing
-    whatever it says. The message of one tagged `note` is a
+    A task tagged `look` only finds out, and changes nothing whatever it says. The message of one tagged `note` is a
     remark. One tagged `differs` that is run tells of something that the check can't mend itself, one tagged `na` that
     the item does not apply to this machine.
 
@@ -67,7 +65,7 @@ def _item(name: str, tasks: Sequence[TaskResult], check: bool) -> Item:
     stuck = [task for task in ran if DIFFERS in task.tags]
     changed = [task for task in ran if task.status == "changed" and LOOK not in task.tags]
     notes = tuple(task.message for task in ran if {NOTE, NOT_APPLICABLE} & set(task.tags) and task.message)
-    applies = [task for task in tasks if NOTE not in task.tags and (task in ran or task.message == NOTHING_TO_DO)]
+    applies = [task for task in ran if NOTE not in task.tags]
     what = (*(_told(task) for task in [*failed, *stuck, *changed]), *notes)
     diff = "\n".join(task.diff for task in changed if task.diff)
     if failed:

@@ -31,7 +31,7 @@ class TaskResult:
         file: path of the file that holds the task, and its line: "/…/tasks/limits.yml:12".
         tags: the tags written at the task and at the blocks around it in that file.
         status: ok, changed, failed, skipped or unreachable.
-        message: what the module said; why it failed, why it was skipped.
+        message: what the module said; why it failed; nothing for a skipped one.
         diff: what differs, a unified diff or the module's own words; "" without `diff` or difference.
         data: the module's whole answer.
     """
@@ -81,7 +81,7 @@ def message(result: Mapping[str, Any]) -> str:
     lines = [f"{_label(each)}: {message(each)}" for each in told if message(each)]
     if lines:
         return "\n".join(lines)
-    for name in ("msg", "skip_reason", "skipped_reason", "stderr", "stdout"):
+    for name in ("msg", "stderr", "stdout"):
         if result.get(name):
             return str(result[name]).strip()
     return ""

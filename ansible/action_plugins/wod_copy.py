@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 import stat
 from pathlib import Path
@@ -58,7 +57,7 @@ class ActionModule(ActionBase):
         if any(args.get(name) not in values for name, values in right.items()):
             return False
         wanted = args["content"].encode() if isinstance(args.get("content"), str) else None
-        if wanted is None and "src" in args and os.path.isabs(args["src"]):
+        if wanted is None and "src" in args and Path(args["src"]).is_absolute():
             wanted = Path(args["src"]).read_bytes()
         return wanted is not None and dest.read_bytes() == wanted
 

@@ -116,7 +116,7 @@ def _tell(report: Report) -> None:
         click.echo(f"{report.file}: in order")
 
 
-if __name__ == "__main__":  # `python -m wodmail.cli.config` starts sooner than `wodmail config`: it imports no other command
+if __name__ == "__main__":  # `python -m wodmail.cli.config` imports no other command, so it starts sooner
     from wodmail.cli.main import run
 
     raise SystemExit(run(config, "wodmail config"))

@@ -36,7 +36,7 @@ def check_command(file: Path | None) -> None:
     click.echo("the root helper works")
 
 
-if __name__ == "__main__":  # `python -m wodmail.cli.helper` starts sooner than `wodmail helper`: it imports no other command
+if __name__ == "__main__":  # `python -m wodmail.cli.helper` imports no other command, so it starts sooner
     from wodmail.cli.main import run
 
     raise SystemExit(run(helper, "wodmail helper"))

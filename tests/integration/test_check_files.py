@@ -1,0 +1,102 @@
+"""What the checks put on a machine: shell files are clean, wod_copy does what ansible.builtin.copy does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.parts import require
+from wodmail import checkrun, maintenance, paths, rendering
+from wodmail.maintenance import TaskResult
+from wodmail.schema import Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+PLAYBOOK = """---
+- name: Trial
+  hosts: production
+  gather_facts: false
+  tasks:
+    - name: Text
+      wod_copy: {content: "text\\n", dest: "{{ OUT }}/text", mode: "0640", validate: /bin/sh -n %s}
+    - name: File
+      wod_copy: {src: "{{ playbook_dir }}/trial.yml", dest: "{{ OUT }}/file", mode: "0600"}
+    - name: Kept as a copy
+      wod_copy: {content: "new", dest: "{{ OUT }}/old", mode: "0600", backup: true}
+    - name: Not valid
+      wod_copy: {content: "if then", dest: "{{ OUT }}/bad", mode: "0600", validate: /bin/sh -n %s}
+      ignore_errors: true
+"""
+
+
+def defaults() -> dict[str, Any]:
+    """The defaults of the checks."""
+    text = (paths.share("ansible") / "roles/wod/defaults/main.yml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+@pytest.mark.parametrize("name", ["wod-limits.sh.j2", "wod-editor.sh.j2", "wod-utility.sh.j2"])
+def test_shellcheck_of_what_is_put_there(tmp_path: Path, name: str) -> None:
+    given = {"ansible_playbook_python": "/opt/wodmail/bin/python", "item": "wod-deliver.sh"}
+    variables = {**Settings().variables(), **defaults(), **given}
+    file = tmp_path / name.removesuffix(".j2")
+    file.write_text(rendering.render(paths.share("sys") / name, variables))
+    done = subprocess.run([require("shellcheck"), str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_limits_of_a_login_are_silent_where_they_are_not_allowed(tmp_path: Path) -> None:
+    """In bash and in dash, for a user who may have no more than there is."""
+    variables = {**Settings.model_validate({"WODUSER": "root"}).variables(), **defaults()}
+    file = tmp_path / "limits.sh"
+    file.write_text(rendering.render(paths.share("sys") / "wod-limits.sh.j2", variables))
+    for shell in ("bash", "sh"):
+        script = f"ulimit -n 1000; set -eu; . {file}; ulimit -n"
+        done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=False)
+        assert (done.stderr, done.returncode) == ("", 0)
+        assert int(done.stdout) in (1000, 65535)  # root may raise it
+
+
+def site(folder: Path) -> Settings:
+    """A backend with one playbook."""
+    public = folder / "public" / "ansible"
+    public.mkdir(parents=True)
+    (public / "trial.yml").write_text(PLAYBOOK)
+    (public / "action_plugins").symlink_to(paths.share("ansible") / "action_plugins")
+    return Settings.model_validate({"WODBEDIR": public.parent, "WODSTATEDIR": folder / "state"})
+
+
+def test_wod_copy(tmp_path: Path) -> None:
+    settings, out = site(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+
+    def run(*, check: bool = False) -> list[TaskResult]:
+        played = maintenance.play(settings, "trial", check=check, diff=True, variables={"OUT": str(out)}, timeout=120)
+        return list(played.tasks)
+
+    audit = run(check=True)
+    assert [task.status for task in audit[:3]] == ["changed"] * 3
+    assert "+text" in audit[0].diff
+    assert [path.name for path in out.iterdir()] == ["old"]
+    assert [task.status for task in run()[:3]] == ["changed"] * 3
+    assert (out / "text").read_text() == "text\n"
+    assert (out / "file").read_text() == PLAYBOOK
+    assert [path.read_text() for path in out.glob("old.*")] == ["old"]
+    assert not (out / "bad").exists()
+    assert [task.status for task in run()[:3]] == ["ok"] * 3
+    (out / "text").chmod(0o644)
+    (out / "file").write_text("other")
+    os.truncate(out / "old", 0)
+    assert [task.status for task in run()[:3]] == ["changed"] * 3
+    assert (out / "text").stat().st_mode & 0o777 == 0o640
+
+
+def test_every_item_is_documented() -> None:
+    text = (DOCS / "check.md").read_text(encoding="utf-8")
+    assert [name for name in checkrun.listed(Settings()) if f"| `{name}` |" not in text] == []

@@ -1,0 +1,337 @@
+"""wod-check on an installed backend: every item broken, seen, mended, well; what can't be mended is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.machine.installed import Installed
+from tests.machine.machine import Machine
+
+pytestmark = pytest.mark.machine
+
+TREE = "/opt/wod/wod-backend"
+PRIVATE = "/opt/wod/wod-private"
+PRIVATE_TASKS = """---
+- name: A file of this site
+  ansible.builtin.copy:
+    content: "users before: {{ ansible_check_mode or lookup('file', '/etc/passwd') is search('student3:') }}\\n"
+    dest: /etc/wod-site
+    owner: root
+    group: root
+    mode: "0644"
+"""
+BREAKS = {
+    "limits": "sed -i s/800000/10/ /etc/security/limits.d/99-wodmail.conf",
+    "sysctl": "rm /etc/sysctl.d/99-wodmail.conf",
+    "firewall": "ufw delete allow 8000/tcp; ufw delete allow 53/udp",
+    "firewall_service": "ufw disable; systemctl disable --now ufw",
+    "time": "systemctl disable --now chrony",
+    "accounts": "echo 'ulimit -n 10' >/etc/profile.d/wod-limits.sh",
+    "skel": "echo other >/etc/skel/.bashrc; rm -r /etc/skel/.config",
+    "profile": "echo 'if then' >/home/wodadmin/.profile",
+    "editor": "update-alternatives --install /usr/bin/editor editor /bin/ls 1;update-alternatives --set editor /bin/ls",
+    "logind": "rm /etc/systemd/system/user-.slice.d/50-wodmail.conf",
+    "hosts": "sed -i 's/^127.0.1.1 .*/127.0.1.1 other/' /etc/hosts",
+    "config": "chmod 0644 /etc/wod.yml; echo >>/etc/wod.sh",
+    "trees": f"chmod o+w {TREE}/ansible/check_backend.yml; chown wodadmin {TREE}/sys/hosts.j2",
+    "helper": "rm /etc/sudoers.d/wodmail",
+    "utilities": "rm /usr/local/bin/wod-test-action.sh /usr/local/bin/wod-students",
+    "deliver": f"echo broken >>{TREE}/scripts/functions.sh",
+    "schedules": "systemctl disable --now wod-deliver.timer; rm /etc/systemd/system/wod-package-update.timer",
+    "mail": "echo '10025 inet n - y - - smtpd' >>/etc/postfix/master.cf",
+    "services": "systemctl disable --now wodmail",
+    "fail2ban": "systemctl stop fail2ban; rm /etc/fail2ban/jail.d/wodmail.conf",
+    "private": "rm /etc/wod-site",
+    "users": "userdel -r student3",
+}
+"""For each item of the check what breaks it."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """The runs of wod-check before, on and after a broken machine."""
+
+    before: dict[str, Any]
+    audit: dict[str, Any]
+    fix: dict[str, Any]
+    after: dict[str, Any]
+    again: dict[str, Any]
+    seconds: float
+    touched: str
+
+
+def check(machine: Machine, *words: str, status: int | None = None) -> dict[str, Any]:
+    """wod-check --json with these words; the items by their id."""
+    done = machine.run(["/opt/wodmail/bin/wod-check", "--json", *words], check=False, timeout=600)
+    assert done.out.startswith("{"), done
+    found = json.loads(done.out)
+    assert found["version"] == 1
+    assert found["status"] == done.status
+    assert status is None or done.status == status, done
+    return {item["id"]: item for item in found["items"]}
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    """What became of each item."""
+    return {name: item["status"] for name, item in found.items()}
+
+
+def prepare(machine: Machine) -> None:
+    """Private files of a site, and a port of UDP."""
+    machine.write(f"{PRIVATE}/ansible/check_backend.yml", PRIVATE_TASKS)
+    machine.write(f"{PRIVATE}/ansible/group_vars/production.yml", "wod_firewall_udp: {backend: [53]}\n")
+    machine.write(f"{PRIVATE}/sys/skel/.config/site.conf", "of = site\n")
+    machine.write(f"{PRIVATE}/sys/skel/.bashrc", "# the site's own\n")
+    machine.shell(f"grep -q ^WODPRIVDIR: /etc/wod.yml || echo 'WODPRIVDIR: {PRIVATE}' >>/etc/wod.yml")
+    assert "student3:" in machine.read("/etc/passwd")
+
+
+@pytest.fixture(scope="module")
+def backend(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """An installed backend with a few private files."""
+    with Machine(tmp_path_factory.mktemp("checked"), below=[installed.folder]) as machine:
+        prepare(machine)
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def story(backend: Machine) -> Story:
+    """All items broken at once, an audit, a run that mends, an audit, a second run."""
+    before = check(backend, status=0)
+    backend.shell("
+".join(BREAKS.values()))
+    backend.shell("touch /run/mark")
+    audit = check(backend, "--check", status=2)
+    touched = backend.shell("find /etc /home /opt/wod /usr/local /student -newer /run/mark -type f")
+    fix = check(backend, status=0)
+    after, seconds = timed_audit(backend)
+    again = check(backend, status=0)
+    return Story(before, audit, fix, after, again, seconds, touched)
+
+
+def timed_audit(machine: Machine) -> tuple[dict[str, Any], float]:
+    """An audit that finds nothing, and the seconds of processor time that it takes."""
+    script = "TIMEFORMAT='%U %S'; time /opt/wodmail/bin/wod-check --json --check"
+    done = machine.run(["bash", "-c", script], timeout=600)
+    seconds = sum(float(word) for word in done.err.split()[-2:])
+    return {item["id"]: item for item in json.loads(done.out)["items"]}, seconds
+
+
+def test_every_item_is_broken_here(backend: Machine) -> None:
+    listed = json.loads(backend.run(["/opt/wodmail/bin/wod-check", "--list", "--json"]).out)
+    assert [item["id"] for item in listed["items"]] == list(BREAKS)
+
+
+@pytest.mark.parametrize("name", list(BREAKS))
+def test_differs_fixed_ok(story: Story, name: str) -> None:
+    assert story.before[name]["status"] in ("ok", "fixed")
+    seen = [found[name]["status"] for found in (story.audit, story.fix, story.after, story.again)]
+    assert seen == ["differs", "fixed", "ok", "ok"], [story.audit[name], story.fix[name], story.after[name]]
+    assert story.audit[name]["what"], "it says what differs"
+
+
+def test_an_audit_changes_nothing(story: Story) -> None:
+    assert story.touched == ""
+
+
+def test_the_second_run_changes_nothing(story: Story) -> None:
+    assert set(verdicts(story.again).values()) == {"ok"}
+
+
+def test_an_audit_is_quick(story: Story) -> None:
+    print(f"an audit that finds nothing: {story.seconds:.1f} s of processor time")
+    assert story.seconds < 25
+
+
+def test_what_differs_is_shown_line_by_line(story: Story) -> None:
+    assert "+wodadmin hard nproc 800000" in story.audit["limits"]["diff"]
+    assert "-wodadmin hard nproc 10" in story.audit["limits"]["diff"]
+    assert "tcp 8000 any" in " ".join(story.audit["firewall"]["what"])
+    assert "1 missing" in " ".join(story.audit["users"]["what"])
+    assert "functions.sh" in " ".join(story.audit["deliver"]["what"])
+
+
+def test_no_secret_is_told(story: Story, backend: Machine) -> None:
+    secrets = re.findall(r"^(?:WODBETOKEN|VAULTPWD): (\S+)$", backend.read("/etc/wod.yml"), re.MULTILINE)
+    assert len(secrets) == 2
+    told = json.dumps([story.audit, story.fix])
+    assert not [secret for secret in secrets if secret in told]
+
+
+def test_what_a_container_may_not_set_is_told(story: Story, backend: Machine) -> None:
+    """The file is right, so the item is ok; the live value is not, and that is said."""
+    assert story.after["sysctl"]["status"] == "ok"
+    (told,) = story.after["sysctl"]["what"]
+    assert "kernel.pid_max" in told and "container" in told
+    assert "kernel.pid_max=200000" in backend.read("/etc/sysctl.d/99-wodmail.conf")
+    assert "a container" in " ".join(story.after["time"]["what"])
+
+
+def test_the_limits_are_at_work_in_a_login(story: Story, backend: Machine) -> None:
+    """PAM's limits for the service's user, and those that a login sets; a student's too."""
+    assert story.after["accounts"]["status"] == "ok"
+    ask = "ulimit -Hn; ulimit -Su; echo $EDITOR"
+    for user in ("wodadmin", "student1"):
+        found = backend.run(["su", "--login", user, "--command", ask]).out.split()
+        assert found == ["65535", "641465", "vim"], user
+
+
+def test_private_files_win(story: Story, backend: Machine) -> None:
+    assert story.after["skel"]["status"] == "ok"
+    assert backend.read("/etc/skel/.bashrc") == "# the site's own\n"
+    assert backend.read("/etc/skel/.config/site.conf") == "of = site\n"
+    assert "53/udp" in backend.run(["ufw", "status"]).out
+
+
+def test_private_tasks_come_before_the_users(story: Story, backend: Machine) -> None:
+    assert story.fix["users"]["status"] == "fixed"
+    assert backend.read("/etc/wod-site") == "users before: False\n"
+
+
+def test_the_operator_is_not_locked_out(story: Story, backend: Machine) -> None:
+    """With the firewall on, ssh answers and a port that nobody asked for doesn't."""
+    assert story.after["firewall_service"]["status"] == "ok"
+    backend.shell("systemd-run --quiet --unit=closed python3 -m http.server 9999")
+    socket.create_connection((backend.address, 22), timeout=10).close()
+    with pytest.raises(OSError, match=r"timed out|refused"):
+        socket.create_connection((backend.address, 9999), timeout=2)
+
+
+def test_one_item_alone(story: Story, backend: Machine) -> None:
+    assert story.again["limits"]["status"] == "ok"
+    backend.shell(BREAKS["limits"] + "; " + BREAKS["hosts"])
+    assert verdicts(check(backend, "--item", "limits", status=0)) == {"limits": "fixed"}
+    assert verdicts(check(backend, "--check", "--item", "limits", "--item", "hosts", status=2)) == {
+        "limits": "ok",
+        "hosts": "differs",
+    }
+    assert "hosts" not in check(backend, "--item", "hosts", "--item", "logind", "--skip", "hosts", status=0)
+    assert verdicts(check(backend, "--item", "hosts", status=0)) == {"hosts": "fixed"}
+
+
+def test_an_item_that_is_turned_off_is_left_alone(story: Story, backend: Machine) -> None:
+    assert story.again["hosts"]["status"] == "ok"
+    variables = f"{PRIVATE}/ansible/group_vars/production.yml"
+    before = backend.read(variables)
+    backend.write(variables, before + "wod_check_skip: [hosts]\n")
+    backend.shell(BREAKS["hosts"])
+    try:
+        assert verdicts(check(backend, "--item", "hosts", status=0)) == {"hosts": "not applicable"}
+    finally:
+        backend.write(variables, before)
+    assert verdicts(check(backend, "--item", "hosts", status=0)) == {"hosts": "fixed"}
+
+
+def test_a_failing_item_stops_no_other(story: Story, backend: Machine) -> None:
+    assert story.again["skel"]["status"] == "ok"
+    backend.shell("mv /etc/skel /etc/skel.kept; touch /etc/skel; " + BREAKS["hosts"])
+    backend.write(f"{TREE}/scripts/bad.sh.j2", "{{ no_such_thing }}\n")
+    try:
+        found = check(backend, "--item", "skel", "--item", "hosts", "--item", "deliver", status=1)
+    finally:
+        backend.shell(f"rm /etc/skel {TREE}/scripts/bad.sh.j2; mv /etc/skel.kept /etc/skel")
+    assert {name for name, verdict in verdicts(found).items() if verdict == "failed"} == {"skel", "deliver"}
+    assert found["hosts"]["status"] == "fixed"
+    assert "no_such_thing" in " ".join(found["deliver"]["what"])
+
+
+def test_more_rights_than_the_one_line_are_told(story: Story, backend: Machine) -> None:
+    """They are not taken away: an operator may have had a reason."""
+    assert story.again["helper"]["status"] == "ok"
+    backend.write("/etc/sudoers.d/other", "wodadmin ALL=(ALL) NOPASSWD: ALL\n", "0440")
+    try:
+        found = check(backend, "--item", "helper", status=2)
+    finally:
+        backend.shell("rm /etc/sudoers.d/other")
+    assert found["helper"]["status"] == "differs"
+    assert "(ALL) NOPASSWD: ALL" in " ".join(found["helper"]["what"])
+
+
+def test_trees_below_another_s_folder_are_told(story: Story, backend: Machine) -> None:
+    assert story.again["trees"]["status"] == "ok"
+    backend.shell("chown wodadmin /opt/wod")
+    try:
+        found = check(backend, "--item", "trees", status=2)
+    finally:
+        backend.shell("chown root /opt/wod")
+    assert "/opt/wod" in " ".join(found["trees"]["what"])
+
+
+def test_old_names_work(story: Story, backend: Machine) -> None:
+    assert story.again["utilities"]["status"] == "ok"
+    said = backend.run(["wod-test-action.sh"], user="wodadmin", check=False)
+    assert "CREATE" in said.out + said.err
+    assert "Example:" in backend.run(["wod-deliver.sh", "--help"]).out
+
+
+def test_failed_logins_are_found_in_the_hub_s_log(story: Story, backend: Machine) -> None:
+    """By fail2ban's own reader, at the address that the proxy tells; a name can't pose as an address."""
+    assert story.again["fail2ban"]["status"] == "ok"
+    lines = (
+        "[W 2026-11-24 01:02:03.456 JupyterHub log:192] 403 POST /hub/login?next=%2Fhub%2F (@198.51.100.7) 2066.8ms",
+        "[W 2026-11-24 01:02:04.456 JupyterHub log:192] 403 POST /hub/login?(@203.0.113.9) (@::ffff:198.51.100.8) 1ms",
+        "[I 2026-11-24 01:02:05.456 JupyterHub log:192] 302 POST /hub/login?next= -> /hub/ (student1@203.0.113.9) 1ms",
+        "[W 2026-11-24 01:02:06.456 JupyterHub auth:1] PAM Authentication failed (x (@203.0.113.9) 1.0ms@198.51.100.9)",
+    )
+    text = "".join(f"Nov 24 01:02:0{at} backend jupyterhub[12]: {line}\n" for at, line in enumerate(lines))
+    backend.write("/tmp/hub.log", text)
+    said = backend.run(
+        [
+            "fail2ban-regex",
+            "--print-all-matched",
+            "--out",
+            "ip",
+            "/tmp/hub.log",
+            "/etc/fail2ban/filter.d/wod-jupyterhub.conf",
+        ]
+    ).out
+    assert said.split() == ["198.51.100.7", "198.51.100.8"]
+    assert "wod-jupyterhub" in backend.run(["fail2ban-client", "status"]).out
+
+
+def test_only_root_checks(story: Story, backend: Machine) -> None:
+    assert story.again["limits"]["status"] == "ok"
+    refused = backend.run(["wod-check", "--check"], user="wodadmin", check=False)
+    assert (refused.status, "only root" in refused.err) == (1, True)
+
+
+def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
+    """Port, mailbox_command, .procmailrc and .forward: a mail comes through to a request; and back to the listener."""
+    assert story.again["mail"]["status"] == "ok"
+    backend.shell("sed -i /^WODDOOR:/d /etc/wod.yml; echo 'WODDOOR: postfix' >>/etc/wod.yml")
+    audit = check(backend, "--check", "--item", "mail", "--item", "config", status=2)
+    assert audit["mail"]["status"] == "differs"
+    backend.shell("systemctl stop wodmail")
+    assert verdicts(check(backend, "--item", "config", "--item", "mail", "--item", "services", status=0)) == {
+        "config": "fixed",
+        "mail": "fixed",
+        "services": "fixed",
+    }
+    assert check(backend, "--item", "mail", status=0)["mail"]["status"] == "ok"
+    before = requests(backend)
+    backend.run(["wod-test-action", "PLAN", "WKSHP-Demo101", "1"], user="wodadmin", check=False)
+    done = backend.run(
+        ["wod-test-action", "--wait", "--timeout", "120", "CREATE", "WKSHP-Demo101", "1"], user="wodadmin"
+    )
+    assert "procmail-action for student 1" in done.out
+    assert requests(backend) > before
+    assert "master" in backend.shell("ss -Hltnp 'sport = :10025'")
+    backend.shell("sed -i /^WODDOOR:/d /etc/wod.yml; systemctl stop wodmail")
+    assert (
+        check(backend, "--item", "mail", "--item", "config", "--item", "services", status=0)["mail"]["status"]
+        == "fixed"
+    )
+    backend.run(["wod-test-action", "--wait", "--timeout", "120", "CLEANUP", "WKSHP-Demo101", "1"], user="wodadmin")
+    assert "master" not in backend.shell("ss -Hltnp 'sport = :10025'")
+
+
+def requests(machine: Machine) -> int:
+    """How many requests there are."""
+    return len(json.loads(machine.run(["wodmail", "requests", "--json", "--limit", "0"]).out)["requests"])
