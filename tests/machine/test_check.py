@@ -105,8 +105,7 @@ def backend(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> I
 def story(backend: Machine) -> Story:
     """All items broken at once, an audit, a run that mends, an audit, a second run."""
     before = check(backend, status=0)
-    backend.shell("
-".join(BREAKS.values()))
+    backend.shell("\n".join(BREAKS.values()))
     backend.shell("touch /run/mark")
     audit = check(backend, "--check", status=2)
     touched = backend.shell("find /etc /home /opt/wod /usr/local /student -newer /run/mark -type f")
