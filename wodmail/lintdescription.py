@@ -18,7 +18,7 @@ from wodmail.wodyml import FILE, MAX_BYTES, Workshop
 
 WARNINGS = re.compile(r"name: missing|range: missing|.*: unknown key|.*: is written twice|.* is written twice")
 TEXTS = ("description", "workshopImg", "badgeImg", "presenter", "role", "avatar", "replayLink")
-NUMBERS = ("priority", "duration", "replayId")
+NUMBERS = ("priority", "replayId")
 ADVICE = {
     "capacity": "offer at most as many seats as the range has students",
     "range": "give each workshop student numbers of its own",

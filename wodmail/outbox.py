@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import alarms, drained
+from wodmail import alarms, drained, sessions
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
@@ -156,11 +156,19 @@ class Outbox:
         if kind == alarms.KIND:
             words = drained.current(self._store).words()
             return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60), words)
+        if kind == sessions.REMINDER:
+            return reply.render_reminder(self._settings, data, self._left(row["job"]))
         if kind in TOLD:
             return reply.render_write(self._settings, data, kind, described(self._store, row["round"]))
         if kind == "credentials":
             return self._credentials(row, request, data)
         return reply.render_result(self._settings, data)
+
+    def _left(self, job: int) -> float:
+        found = next((each.left for each in sessions.running(self._store) if each.job == job), None)
+        if found is None:
+            raise Failed("The session has ended before its reminder went out.", f"job {job} is no session that goes on")
+        return found
 
     def _data(self, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> ReplyData:
         return ReplyData(

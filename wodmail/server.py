@@ -31,9 +31,13 @@ from wodmail.mail.listener import Listener
 from wodmail.mail.send import Sender
 from wodmail.mail.spool import Spool
 from wodmail.outbox import Outbox
+from wodmail.overdue import EVERY as OVERDUE_EVERY
+from wodmail.overdue import Overdue
 from wodmail.playbooks import Playbooks
 from wodmail.scripts import Scripts
 from wodmail.secretstore import Secrets
+from wodmail.sessions import EVERY as SESSIONS_EVERY
+from wodmail.sessions import Sessions
 from wodmail.store import facts, iso, jobs, mails, open_store
 from wodmail.systemd import notify_systemd
 from wodmail.trace import Trace, trace_path
@@ -114,6 +118,11 @@ class Server:
         describe = Describer(parts)
         self.intake = Intake(settings, self.spool, store, parts.registry, self.engine.kick, describe, self._facts)
         self.alarms = Alarms(settings, store)
+        self.sessions: Sessions | Overdue
+        if settings.apidb:
+            self.sessions = Overdue(settings, store, parts.registry, self.spool)
+        else:
+            self.sessions = Sessions(settings, store, parts.registry, self.spool)
         self.outbox = Outbox(self.services, Sender(settings), self._make_way)
         self.writes = writes_of(parts.registry)
         self.couriers = Couriers(self.writes, self._write_settled) if self.writes is not None else None
@@ -170,7 +179,7 @@ class Server:
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Work until `until` says so or `request_stop` was called."""
         seen: tuple[int, int] | None = None
-        last_control = last_sweep = 0.0
+        last_control = last_sweep = last_sessions = 0.0
         while not self._stopping.is_set() and not until():
             stamp = self._spool_stamp()
             if self._wake.is_set() or stamp != seen:
@@ -182,6 +191,9 @@ class Server:
             if now - last_control >= CONTROL_EVERY:
                 last_control = now
                 self._guarded(self._control)
+            if now - last_sessions >= (OVERDUE_EVERY if self.settings.apidb else SESSIONS_EVERY):
+                last_sessions = now
+                self._guarded(self._look_after_sessions)
             if now - last_sweep >= SWEEP_EVERY:
                 last_sweep = now
                 self._guarded(self.sweep)
@@ -255,6 +267,11 @@ class Server:
                 requests.abort_waiting(self.services, job)
                 self._due.set()
             self.engine.kick()
+
+    def _look_after_sessions(self) -> None:
+        if self.sessions.look():
+            self._wake.set()
+            self._due.set()
 
     def _tell_drained(self) -> None:
         """Say in the log when the backend is found drained or resumed."""

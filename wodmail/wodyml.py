@@ -17,6 +17,9 @@ import yaml
 SCRIPT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\.sh")
 FILE = "wod.yml"
 MAX_BYTES = 256 * 1024
+HOURS = 4.0
+"""How long a session lasts when a workshop doesn't say."""
+LONGEST_HOURS = 720.0
 BOOLEANS = ("active", "reset", "ldap", "varpass", "monoappliance", "multiappliance", "beta")
 INFORMATION = (
     "description",
@@ -25,13 +28,12 @@ INFORMATION = (
     "workshopImg",
     "badgeImg",
     "category",
-    "duration",
     "presenter",
     "role",
     "avatar",
     "replayLink",
 )
-KEYS = frozenset({"name", "capacity", "range", "compile", *BOOLEANS, *INFORMATION})
+KEYS = frozenset({"name", "capacity", "range", "compile", "duration", *BOOLEANS, *INFORMATION})
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "": False}
 
 
@@ -52,6 +54,7 @@ class Workshop:
         multiappliance: an appliance a student.
         capacity: seats offered, 0 or more.
         active: whether it is offered.
+        duration: how long a session lasts, in hours, more than 0 and at most 720.
         folder: where its files are; None when only a registry knows it.
         problems: what is wrong with its description, one line each.
     """
@@ -68,6 +71,7 @@ class Workshop:
     multiappliance: bool = False
     capacity: int = 0
     active: bool = True
+    duration: float = HOURS
     folder: Path | None = None
     problems: tuple[str, ...] = ()
 
@@ -114,9 +118,25 @@ def describe(name: str, data: Mapping[object, object], *, folder: Path | None = 
         multiappliance=truth["multiappliance"],
         capacity=_capacity(data.get("capacity"), problems),
         active=truth["active"] if "active" in data else True,
+        duration=_duration(data.get("duration"), problems),
         folder=folder,
     )
     return replace(workshop, problems=(*problems, *_disagreements(workshop)))
+
+
+def _duration(value: object, problems: list[str]) -> float:
+    if value is None or value == "":
+        return HOURS
+    try:
+        hours = float(str(value))
+    except ValueError:
+        hours = 0.0
+    if 0 < hours <= LONGEST_HOURS:
+        return hours
+    problems.append(
+        f"duration: {_shown(value)} is no number of hours above 0 and up to {LONGEST_HOURS:g}; read as {HOURS:g}"
+    )
+    return HOURS
 
 
 def _boolean(data: Mapping[object, object], key: str, problems: list[str]) -> bool:

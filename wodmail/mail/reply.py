@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 
 import jinja2
@@ -45,6 +45,7 @@ __all__ = [
     "render_ping",
     "render_plan",
     "render_refusal",
+    "render_reminder",
     "render_result",
     "render_write",
     "result_json",
@@ -143,6 +144,21 @@ def render_late(settings: Settings, data: ReplyData, minutes: int, drained: str 
     width = max((len(step.name) for job in data.jobs for step in job.steps), default=0)
     text = render_text("late", data=data, minutes=minutes, participants=settings.apidb, width=width, drained=drained)
     return _reply(settings, data, "late", f"Re: {data.quoted}: not finished after {minutes} minutes", text)
+
+
+def render_reminder(settings: Settings, data: ReplyData, seconds: float) -> EmailMessage:
+    """The reminder that a session ends soon.
+
+    Args:
+        settings: name the backend.
+        data: the CREATE that it began with.
+        seconds: how much of it is left.
+    """
+    ends = datetime.now(UTC) + timedelta(seconds=max(seconds, 0.0))
+    minutes = max(round(seconds / 60), 1)
+    left = f"{minutes} minute{'s' if minutes > 1 else ''}"
+    text = render_text("reminder", data=data, left=left, ends=ends.strftime("%Y-%m-%d %H:%M UTC"))
+    return _reply(settings, data, "reminder", f"Re: {data.quoted}: the session ends in {left}", text)
 
 
 def render_credentials(settings: Settings, data: CredentialsData) -> EmailMessage:

@@ -1,0 +1,255 @@
+"""Sessions end by themselves: reminder, CLEANUP, RESET; with an API-DB they are watched."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tests.apidb.site import ApiDbSite
+from tests.e2e.harness import Deployment
+from tests.support import wait_until
+from wodmail import registry, sessions
+from wodmail.cli.main import run
+from wodmail.cli.root import root
+from wodmail.errors import Refused
+from wodmail.mail.spool import Spool
+from wodmail.overdue import Overdue
+from wodmail.sessionclock import reading
+from wodmail.sessions import Sessions
+
+pytestmark = pytest.mark.xdist_group("sessions")  # one server for all
+
+
+class World:
+    """A backend that is at work, and somebody who looks after its sessions with a clock of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backend = Deployment(folder, WODREPLYBUDGET=1000)
+        self.backend.workshop("WKSHP-Test", range=[1, 20], duration=2)
+        self.backend.workshop("WKSHP-Again", range=[21, 40], duration=0.5, reset=True)
+        self.backend.script("reset-WKSHP-Again.sh", "exit 0\n")
+        # Only the tests look, with clocks of their own.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WODMAIL_TEST_SESSIONS_EVERY", "inf")
+            self.backend.start(module="tests.sessionserver")
+        self.clock = reading()
+
+    def keeper(self) -> Sessions:
+        """As after each restart: nothing is remembered but what is in the database."""
+        settings = self.backend.settings
+        seats = registry.for_settings(settings)
+        return Sessions(settings, self.backend.store, seats, Spool(settings.WODSTATEDIR / "spool"), lambda: self.clock)
+
+    def pass_time(self, hours: float) -> None:
+        """Time passes, and is looked at."""
+        self.clock = replace(self.clock, uptime=self.clock.uptime + hours * 3600, wall=self.clock.wall + hours * 3600)
+        self.keeper().look()
+
+    def left(self, student: int) -> float | None:
+        """Hours that are left of a session, None when there is none."""
+        found = sessions.running(self.backend.store, lambda: self.clock)
+        return next((round(each.left / 3600, 2) for each in found if each.student == student), None)
+
+    def begin(self, student: int, workshop: str = "WKSHP-Test") -> dict[str, Any]:
+        """A session begins."""
+        row = self.backend.one(f"CREATE {student} 0", workshop)
+        assert row["state"] == "done"
+        self.keeper().look()
+        return row
+
+    def cleanups(self, student: int) -> list[str]:
+        """The states of the student's CLEANUPs, oldest first."""
+        rows = self.backend.requests()
+        return [row["state"] for row in rows if row["action"] == "CLEANUP" and row["students"] == [student]]
+
+    def reminders(self, student: int) -> int:
+        """How many reminders went out."""
+        return sum(f"CREATE {student} 0: the session ends" in subject for subject in self.backend.subjects())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("sessions"))
+    yield made
+    made.backend.close()
+
+
+def test_a_session_is_reminded_of_and_ends(world: World) -> None:
+    world.begin(1)
+    assert world.left(1) == 2.0
+    world.pass_time(0.9)
+    assert (world.reminders(1), world.cleanups(1)) == (0, [])
+    world.pass_time(0.2)
+    wait_until(lambda: world.reminders(1), what="the reminder")
+    world.pass_time(0.2)
+    assert (world.left(1), world.cleanups(1)) == (0.7, [])
+    world.pass_time(0.8)
+    wait_until(lambda: world.cleanups(1) == ["done"], what="the CLEANUP")
+    assert not world.backend.seat(1).active and world.left(1) is None
+    world.pass_time(5)
+    assert (world.reminders(1), world.cleanups(1)) == (1, ["done"])
+
+
+def test_a_seat_with_reset_is_reset_after_its_cleanup(world: World) -> None:
+    world.begin(21, "WKSHP-Again")
+    world.pass_time(0.3)
+    wait_until(lambda: world.reminders(21), what="the reminder, at half time of a short session")
+    world.pass_time(0.3)
+    done = wait_until(
+        lambda: [row for row in world.backend.requests() if row["action"] == "RESET" and row["state"] == "done"],
+        what="the RESET",
+    )
+    assert done[0]["students"] == [21] and world.cleanups(21) == ["done"]
+    assert not world.backend.seat(21).assigned
+
+
+def test_more_time(world: World) -> None:
+    """Before the end, and after the reminder: there is another one."""
+    world.begin(2)
+    world.pass_time(1.5)
+    wait_until(lambda: world.reminders(2) == 1, what="the first reminder")
+    assert round(sessions.extend(world.backend.store, 2, 3, lambda: world.clock).left / 3600, 2) == 3.5
+    world.pass_time(2)
+    assert (world.left(2), world.cleanups(2)) == (1.5, [])
+    world.pass_time(1)
+    wait_until(lambda: world.reminders(2) == 2, what="the second reminder")
+    world.pass_time(0.6)
+    wait_until(lambda: world.cleanups(2) == ["done"], what="the CLEANUP")
+    with pytest.raises(Refused, match="no session that goes on"):
+        sessions.extend(world.backend.store, 2, 1)
+
+
+def test_by_command(world: World) -> None:
+    world.begin(3)
+    config = ["--config", str(world.backend.file)]
+    told = CliRunner().invoke(root, ["extend", *config, "--json", "3", "1.5"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["session"]["student"] == 3
+    assert world.left(3) == 3.5
+    listed = json.loads(CliRunner().invoke(root, ["sessions", *config, "--json"]).output)["sessions"]
+    assert [each["workshop"] for each in listed if each["student"] == 3] == ["WKSHP-Test"]
+    table = CliRunner().invoke(root, ["sessions", *config]).output
+    assert "WKSHP-Test" in table and "3:30 h" in table.replace("3:29 h", "3:30 h")
+    assert CliRunner().invoke(root, ["extend", *config, "3", "0"]).exit_code == 2
+    assert world.backend.one("CLEANUP 3 0")["state"] == "done"
+
+
+def test_a_crash_before_the_record_ends_a_session_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mail is stored, then everything ends: the next look sends it again, and that one is a duplicate."""
+    world.begin(4)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sessions, "_set", crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.pass_time(2.1)
+    wait_until(lambda: world.cleanups(4) == ["done"], what="the CLEANUP")
+    # as if the look came before the CLEANUP had done anything
+    world.backend.one("CREATE 4 0")
+    world.keeper()._set({"job": 0}, state="on")
+    world.pass_time(0)
+    states = wait_until(lambda: world.cleanups(4), what="requests")
+    assert states.count("done") == 1
+    assert world.backend.one("CLEANUP 4 0")["state"] == "done"
+
+
+def test_the_same_cleanup_twice_is_one(world: World) -> None:
+    """The spool's view of that crash: one Message-ID."""
+    world.begin(5)
+    settings = world.backend.settings
+    spool = Spool(settings.WODSTATEDIR / "spool")
+    for _ in range(2):
+        sessions.clean(settings, spool, 5, 0, "WKSHP-Test", "session-once")
+    wait_until(lambda: sorted(world.cleanups(5)) == ["done", "duplicate"], what="one CLEANUP and its duplicate")
+
+
+def test_who_is_cleaned_by_hand_has_no_session_any_more(world: World) -> None:
+    """Neither a reminder nor another CLEANUP comes; a new CREATE begins anew."""
+    world.begin(6)
+    assert world.backend.one("CLEANUP 6 0")["state"] == "done"
+    world.pass_time(1.2)
+    assert (world.reminders(6), world.cleanups(6), world.left(6)) == (0, ["done"], None)
+    world.begin(6)
+    world.pass_time(1.0)
+    assert world.left(6) == 1.0
+    world.pass_time(1.1)
+    wait_until(lambda: world.cleanups(6) == ["done", "done"], what="the second CLEANUP")
+
+
+def test_the_clock_is_set_and_the_machine_restarts(world: World) -> None:
+    """A jump of the wall clock ends nobody's session; a restart takes the time it took."""
+    world.begin(7)
+    world.clock = replace(world.clock, wall=world.clock.wall + 86400 * 30)
+    world.pass_time(0.25)
+    assert world.left(7) == 1.75
+    world.clock = replace(world.clock, boot="another life", uptime=5.0, wall=world.clock.wall + 1800)
+    world.pass_time(0)
+    assert (world.left(7), world.cleanups(7)) == (1.25, [])
+    world.clock = replace(world.clock, boot="a third", uptime=2.0, wall=0.0)
+    world.pass_time(0)
+    assert world.left(7) == 1.25
+    world.pass_time(1.3)
+    wait_until(lambda: world.cleanups(7) == ["done"], what="the CLEANUP")
+
+
+def test_the_server_itself_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of some seconds ends without anybody's doing, the server being killed meanwhile."""
+    monkeypatch.setenv("WODMAIL_TEST_SESSIONS_EVERY", "0.1")
+    backend = Deployment(tmp_path)
+    try:
+        backend.workshop("WKSHP-Short", range=[1, 20], duration=0.002)
+        first = backend.start(module="tests.sessionserver")
+        assert backend.one("CREATE 1 0", "WKSHP-Short")["state"] == "done"
+        wait_until(lambda: sessions.running(backend.store), what="the session")
+        first.kill()
+        first.wait()
+        backend.start(module="tests.sessionserver")
+        told = wait_until(lambda: [row for row in backend.requests() if row["action"] == "CLEANUP"], what="the CLEANUP")
+        wait_until(lambda: not backend.seat(1).active, what="the end of the CLEANUP")
+        assert len(told) == 1
+    finally:
+        backend.close()
+
+
+def test_with_an_api_db_it_is_watched(tmp_path: Path) -> None:
+    """Told once, an hour after the end; cleaned when that is wanted, and with the participant's number."""
+    api = ApiDbSite(tmp_path, base=1000)
+    backend = Deployment(tmp_path, WODREPLYBUDGET=1000, WODMONITOR="ops@example.org", WODSELFCLEAN=True, **api.keys)
+    try:
+        backend.workshop("WKSHP-Plain", range=[1, 20])
+        api.add_workshop("WKSHP-Plain", range=[1, 20])
+        api.add_students(range(1, 5))
+        api.start()
+        backend.start()
+        now = time.time()
+        people = {student: api.add_customer("WKSHP-Plain", student) for student in (1, 2, 3)}
+        for student, hours in ((1, 2.0), (2, 0.5), (3, 2.0)):
+            assert backend.one(f"CREATE {student} {people[student]}", "WKSHP-Plain")["state"] == "done"
+            ends = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now - hours * 3600))
+            api.update("customers", people[student], endDate=ends)
+        assert backend.one(f"CLEANUP 3 {people[3]}", "WKSHP-Plain")["state"] == "done"
+        settings = backend.settings
+        seats = registry.for_settings(settings, backend.store)
+        watch = Overdue(settings, backend.store, seats, Spool(settings.WODSTATEDIR / "spool"))
+        assert [seat.student for seat in watch.look(now)] == [1]
+        told = [mail for mail in backend.outbox() if "overdue" in str(mail["Subject"])]
+        assert len(told) == 1 and f"participant {people[1]}" in str(told[0].get_payload(decode=True))
+        last = wait_until(lambda: backend.ended(5)[-1], what="the CLEANUP")
+        assert (last["action"], last["students"], last["number"], last["state"]) == ("CLEANUP", [1], people[1], "done")
+        assert watch.look(now) == []
+        assert [seat.student for seat in watch.look(now + 3600)] == [2]
+    finally:
+        backend.close()
+        api.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["wodmail", "sessions", "--config", str(backend.file)])
+        assert run(root, "wodmail") == 1
