@@ -97,7 +97,7 @@ class Container(_Model):
     """One container.
 
     Args:
-        image: name and tag; with `build` the name for what is built.
+        image: registry, name and tag; with `build` the name and tag for what is built.
         build: a Containerfile; setup builds the image of it, from nothing but this text.
         environment: variables; ${NAME} stands for a port, a token, a secret or one of `GIVEN`.
         command: arguments after the image.
@@ -149,6 +149,13 @@ class Container(_Model):
             if SECRET_WORD.search(name) and text and not PLACE.search(text):
                 raise ValueError(f"{name} is written out; name a token or a secret, and write ${{NAME}} here")
         return value
+
+    @model_validator(mode="after")
+    def _from_a_registry(self) -> Self:
+        """Podman takes no image without its registry; what is built has none."""
+        if not self.build and "." not in self.image.partition("/")[0]:
+            raise ValueError("image: name its registry too, as in docker.io/library/postgres:17")
+        return self
 
 
 class Definition(_Model):

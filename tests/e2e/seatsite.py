@@ -71,6 +71,9 @@ def run(options, words):
 def main(words):
     if words[0] == "serve":
         serve(int(words[1]))
+    if words == ["--version"]:
+        print(f"{pathlib.Path(sys.argv[0]).name} version 0")
+        return
     record = {"argv": words}
     if "--env-file" in words:
         file = pathlib.Path(words[words.index("--env-file") + 1])
@@ -136,7 +139,9 @@ class Engine:
     address: str
 
     def install(self, name: str = "docker") -> None:
-        """Put it there, with nothing made yet."""
+        """Put it there under that name alone, with nothing made yet."""
+        pids = "cat /run/engine/container/*/pid 2>/dev/null | xargs -r -n 1 kill -KILL"
+        self.lab.shell(self.address, f"{pids}; rm -rf /run/engine /usr/local/bin/docker /usr/local/bin/podman")
         self.lab.write(self.address, f"/usr/local/bin/{name}", _ENGINE, "0755")
 
     def calls(self, verb: str = "") -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ container:
   memory: 1g
 beside:
   db:
-    image: postgres:17
+    image: docker.io/library/postgres:17
     environment:
       POSTGRES_PASSWORD: "${DATABASEPWD}"
 """
@@ -72,7 +72,6 @@ def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
             site.workshop(f"WKSHP-{name}", told if name == "Seat" else {}, monoappliance=True, reset=True, range=span)
         with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
             file.write(f"IP-WKSHP-Seat: {lab.base}\nIP-WKSHP-Web: {lab.base}\nHTTPPORT-WKSHP-Seat: {FIRST_PORT}\n")
-        Engine(lab, lab.base).install()
         site.start()
         yield site, lab
 
@@ -85,8 +84,10 @@ def site(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
 
 @pytest.fixture
 def engine(both: tuple[LinuxDeployment, Appliances]) -> Engine:
-    """The stand-in on the appliance."""
-    return Engine(both[1], both[1].base)
+    """The stand-in on the appliance, with nothing made yet."""
+    engine = Engine(both[1], both[1].base)
+    engine.install()
+    return engine
 
 
 def tokens(site: LinuxDeployment, student: int) -> tuple[str, int]:
@@ -201,12 +202,13 @@ def test_setup_by_hand(site: LinuxDeployment, engine: Engine, tree: Path) -> Non
     status, said = script(site, tree, "setup-WKSHP-Seat", **only)
     assert (status, said) == (0, f"appliance {engine.address} is ready for WKSHP-Seat\n")
     pulled = [call["argv"] for call in engine.calls()[asked:] if call["argv"][0] == "pull"]
-    assert pulled == [["pull", "--quiet", "postgres:17"], ["pull", "--quiet", "example.org/seat:1"]]
+    assert pulled == [["pull", "--quiet", "docker.io/library/postgres:17"], ["pull", "--quiet", "example.org/seat:1"]]
     status, said = script(site, tree, "setup-WKSHP-Docker101", **only)
     assert status == 0, said
     (built,) = engine.calls("build")
-    assert built["argv"] == ["build", "--pull", "--tag", "wod-docker101:1", "-"]
-    assert built["file"].startswith("FROM docker:") and "\n        'PasswordAuthentication no'" not in built["file"]
+    assert built["argv"][:-1] == ["build", "--pull", "--tag", "wod-docker101:1", "--file", "-"]
+    assert built["file"].startswith("FROM docker.io/library/docker:")
+    assert "\n    'PasswordAuthentication no'" in built["file"], "lines keep their indentation"
     assert "wod-wkshp-docker101" in engine.there("network")
 
 
@@ -222,7 +224,7 @@ def test_what_is_wrong_is_told(site: LinuxDeployment, engine: Engine, tree: Path
     status, said = failing(stdid=str(FIRST + 5))
     assert status == 64
     assert said.startswith(f"there is no seat for student {FIRST + 5}: ports are kept for students {FIRST} to {THIRD}")
-    away = (tree / "setup-WKSHP-Seat.sh").read_text().replace("postgres:17", "nowhere.example/none:1")
+    away = (tree / "setup-WKSHP-Seat.sh").read_text().replace("docker.io/library/postgres:17", "nowhere.example/none:1")
     (tree / "setup-WKSHP-Away.sh").write_text(away)
     words = "docker pull failed: Error: manifest for nowhere.example/none:1 not found"
     assert failing("setup-WKSHP-Away") == (71, words)
@@ -242,9 +244,8 @@ def test_what_is_wrong_is_told(site: LinuxDeployment, engine: Engine, tree: Path
 
 
 def test_podman_has_a_network_a_seat(site: LinuxDeployment, engine: Engine, tree: Path, home: Path) -> None:
-    engine.lab.shell(
-        engine.address, "mv /usr/local/bin/docker /usr/local/bin/podman; mkdir -p /run/engine/image/wod-podman101:1"
-    )
+    engine.install("podman")
+    engine.lab.shell(engine.address, "mkdir -p /run/engine/image/wod-podman101:1")
     asked = len(engine.calls())
     with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
         file.write(f"IP-WKSHP-Podman101: {engine.address}\n")

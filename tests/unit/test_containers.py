@@ -62,7 +62,11 @@ def define(folder: Path, text: str, name: str = "WKSHP-X.yml") -> tuple[Definiti
         (SMALL.replace("[TOK]", "[HTTPPORT]"), "HTTPPORT is used twice, or by wodmail itself"),
         (SMALL.replace("[TOK]", "[PASSSTU]"), "PASSSTU is used twice, or by wodmail itself"),
         ("tokens: [TOK]\n", "tokens: only with a container"),
-        ("container: {image: 'a:1'}\n", "ports: a seat without a port can't be reached"),
+        (
+            SMALL.replace("example.org/box:1", "postgres:17"),
+            "container: image: name its registry too, as in docker.io/",
+        ),
+        ("container: {image: 'a.example/a:1'}\n", "ports: a seat without a port can't be reached"),
         (SMALL + "engine: lxc\n", "engine: Input should be 'any', 'docker' or 'podman'"),
         (SMALL + "seats: 0\n", "seats: Input should be greater than or equal to 1"),
         (SMALL + "ready: {seconds: 9999}\n", "ready.seconds: Input should be less than or equal to 280"),
