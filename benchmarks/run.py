@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accept, create, deliver, idle, pipe, students, yardstick
+from benchmarks import accept, create, deliver, guard, idle, pipe, students, yardstick
 from benchmarks.figures import Figure, spread
 
 BUSY = 1.3
@@ -38,6 +38,7 @@ def parts(quick: bool) -> dict[str, Part]:
         "burst": lambda folder, stick: create.burst(folder, stick, 10 if quick else 50),
         "students": lambda folder, stick: students.students(folder, stick, 50 if quick else 2000, 1 if quick else 3),
         "deliver": lambda folder, stick: deliver.deliver(folder, stick, 1 if quick else 5),
+        "guard": lambda folder, _: guard.guard(folder, 5 if quick else 50),
         "accept": lambda folder, _: accept.accept(folder, 100 if quick else 1000, 1 if quick else 3),
     }
 
@@ -127,7 +128,7 @@ def _measured(names: tuple[str, ...], quick: bool, folder: Path, say: Console, s
 @click.option("--quick", is_flag=True, help="Fewer runs, to try whether it all works; figures mean little.")
 @click.option("--keep", is_flag=True, help="Leave the folder with configurations, logs and homes, and name it.")
 def main(names: tuple[str, ...], as_json: bool, as_markdown: bool, quick: bool, keep: bool) -> None:
-    """Measure speed and memory: idle, pipe, one, burst, deliver, accept, or those NAMES that are given.
+    """Measure speed and memory: idle, pipe, one, burst, deliver, guard, accept, or those NAMES that are given.
 
     Exit status 0 when everything could be measured, also when goals are missed; 1 otherwise, 64 for an unknown name.
     """

@@ -236,6 +236,16 @@ def test_what_can_not_be_stopped_is_purged_at_once() -> None:
     assert cases.stopped(stop, 60, left=True) is True
 
 
+def test_one_look_counts_as_one_stop_whatever_it_found() -> None:
+    cases = Cases(POLICY.ladder)
+    both = [finding(), finding(rule="port")]
+    cases.look(both, 0, 0)
+    stops = cases.look(both, 60, 60)
+    assert [cases.stopped(stop, 60, left=False) for stop in stops] == [False, False]
+    assert [cases.stopped(stop, 75, left=False) for stop in cases.look(both, 75, 75)] == [True, True]
+    assert list(cases.wanted()) == [1]
+
+
 def test_a_restart_remembers_cases_and_stops() -> None:
     cases, later = Cases(POLICY.ladder), Cases(POLICY.ladder)
     cases.look([finding()], 0, 0)

@@ -241,12 +241,13 @@ class Judge:
 
     def _sockets(self, look: Look, found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]) -> None:
         """Connections to mining ports, with the processes that have them open."""
+        holding = holders(look.connections, look.processes)
         for each in look.connections:
             rule = "port-loopback" if each.here else "port"
             then = self.policy.connections.loopback_then if each.here else self.policy.connections.then
             words = f"connected to {each.address} port {each.port}"
             entries = found.setdefault((each.student, rule), [])
-            owners = holders(each, look.processes)
+            owners = holding.get(each.inode, [])
             entries += [(seen, then, f"{_what(seen)}: {words}") for seen in owners]
             if not owners:
                 entries.append((None, then, f"a process that could not be found: {words}"))

@@ -128,7 +128,8 @@ class Cases:
         if step.finding.then < Rung.PURGE:
             return False
         seat = self.seats.setdefault(step.case.student, Seat())
-        seat.stops.append(now)
+        if now not in seat.stops:  # one look counts once, whatever was found in it
+            seat.stops.append(now)
         recent = [moment for moment in seat.stops if moment > now - self.ladder.purge_window_seconds]
         seat.stops = recent[-self.ladder.purge_after_stops :]
         again = seat.purged is None or now - seat.purged >= self.ladder.purge_again_seconds

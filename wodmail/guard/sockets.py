@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 from wodmail.guard.watch import Seen, Students
 
 _OPEN = {"01", "02"}  # established, and asking to be (include/net/tcp_states.h)
+_CONNECTIONS, _DESCRIPTORS = 100, 4096  # of a student; of a process
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -80,18 +82,37 @@ def _address(digits: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return mapped or address
 
 
-def holders(connection: Connection, processes: Iterable[Seen]) -> list[Seen]:
-    """Which of the processes have that connection open; one that ends meanwhile has not."""
-    return [each for each in processes if each.student == connection.student and _holds(each.pid, connection.inode)]
+def holders(found: Iterable[Connection], processes: Iterable[Seen]) -> dict[int, list[Seen]]:
+    """Which processes have the connections open, by the connection's inode.
+
+    A student may have any number of connections and descriptors, so only so many of each are looked at.
+
+    Args:
+        found: the connections.
+        processes: all students'.
+    """
+    wanted: dict[int, set[int]] = {}
+    for each in found:
+        inodes = wanted.setdefault(each.student, set())
+        if len(inodes) < _CONNECTIONS:
+            inodes.add(each.inode)
+    holding: dict[int, list[Seen]] = {}
+    for seen in processes:
+        inodes = wanted.get(seen.student, set())
+        for inode in _sockets(seen.pid) & inodes if inodes else ():
+            holding.setdefault(inode, []).append(seen)
+    return holding
 
 
-def _holds(pid: int, inode: int) -> bool:
+def _sockets(pid: int) -> set[int]:
+    """The sockets that a process has open; of one that ends meanwhile none."""
     folder = f"/proc/{pid}/fd"
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - names are all that is needed
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _DESCRIPTORS)]
     except OSError:
-        return False
-    return any(_socket(f"{folder}/{name}") == inode for name in names)
+        return set()
+    return {inode for name in names if (inode := _socket(f"{folder}/{name}")) is not None}
 
 
 def _socket(path: str) -> int | None:

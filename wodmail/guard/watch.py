@@ -121,11 +121,11 @@ class Watcher:
     """Lists students' processes, whatever they do to hinder it.
 
     A command line is memory of its process, and one that lies in a file system of the student's own may never come. So
-    a look has a deadline; a process that overruns it is *hidden*, and looked at without its command line from then on.
+    reading one has a deadline; a process that overruns it is *hidden*, and looked at without it from then on.
 
     Args:
         students: whose processes.
-        seconds: the deadline.
+        seconds: the deadline for one process.
     """
 
     def __init__(self, students: Students, seconds: float = 10.0) -> None:
@@ -141,16 +141,24 @@ class Watcher:
         while True:
             work = _Scan(self.students, only, frozenset(self.hidden))
             work.start()
-            work.join(self._seconds)
-            if not work.is_alive():
+            held = self._await(work)
+            if held is None:
                 if work.fault is not None:
                     raise work.fault
                 found = {seen.key for seen in work.found}
                 self.hidden = {key for key in self.hidden if only is not None or key in found}
                 return work.found
-            if work.reading is None or work.reading in self.hidden:
-                continue  # the machine is slow, nobody's fault
-            self.hidden.add(work.reading)
+            self.hidden.add(held)
+
+    def _await(self, work: _Scan) -> tuple[int, int] | None:
+        """Wait for the end of a look (None), or for a process that holds it up longer than the deadline."""
+        while True:
+            work.join(self._seconds / 2)
+            if not work.is_alive():
+                return None
+            reading = work.reading
+            if reading is not None and time.monotonic() - reading[1] >= self._seconds:
+                return reading[0]
 
 
 class _Scan(threading.Thread):
@@ -161,7 +169,7 @@ class _Scan(threading.Thread):
         self._students, self._only, self._hidden = students, only, hidden
         self.found: list[Seen] = []
         self.fault: OSError | None = None
-        self.reading: tuple[int, int] | None = None
+        self.reading: tuple[tuple[int, int], float] | None = None  # whose command line, since when
 
     def run(self) -> None:
         """Look at all of /proc."""
@@ -206,7 +214,7 @@ class _Scan(threading.Thread):
         if (pid, start) in self._hidden:
             argv: tuple[str, ...] = ()
         else:
-            self.reading = (pid, start)
+            self.reading = ((pid, start), time.monotonic())
             argv = _argv(folder)
         return Seen(
             pid=pid,

@@ -16,6 +16,7 @@ from wodmail.guard.judge import Finding, Judge, Look
 from wodmail.guard.ladder import Case, Cases, Step
 from wodmail.guard.letters import Letters
 from wodmail.guard.load import Alarm, Facts, GpuWatch, Smi, facts
+from wodmail.guard.policy import Rung
 from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
 from wodmail.guard.watch import Seen, Students, Watcher
@@ -89,7 +90,7 @@ class Guard:
         cycle = Cycle(found, processes=len(look.processes), scan_seconds=time.perf_counter() - begun)
         self._by_pid = {seen.pid: seen for seen in look.processes}
         for step in self.cases.look(found, now, time.time()):
-            cycle.done += self._open(step) if step.kind == "open" else self._stop(step)
+            cycle.done += self._open(step) if step.kind == "open" else self._stop(step, now)
         cycle.done += self._purges(now)
         cycle.facts = facts(self._gpus.gpus, self._gpus.trouble)
         cycle.done += self._load(cycle.facts, now)
@@ -116,7 +117,13 @@ class Guard:
                 found.setdefault(seen.student, []).append(seen)
         words = "hides its command line, so that whoever reads it waits for ever"
         return [
-            Finding(student, "hidden", self.policy.denied.then, f"process {each[0].pid} {words}", tuple(each))
+            Finding(
+                student,
+                "hidden",
+                min(self.policy.denied.then, Rung.STOP),
+                f"process {each[0].pid} {words}",
+                tuple(each),
+            )
             for student, each in found.items()
         ]
 
@@ -132,19 +139,21 @@ class Guard:
             log.warning("guard-found", case=case.name, student=case.student, rule=case.rule, words=found.words)
         return [f"{'would warn' if self.dry_run else 'warned'}: student{case.student}: {found.words}"]
 
-    def _stop(self, step: Step) -> list[str]:
+    def _stop(self, step: Step, now: float) -> list[str]:
         """Stop what was found; when that is not enough, the seat is purged."""
         case, found = step.case, step.finding
         who = f"student{case.student} ({case.rule})"
         if self.dry_run:
-            due = self.cases.stopped(step, time.monotonic(), left=False)
+            due = self.cases.stopped(step, now, left=False)
             return [f"would stop {len(found.processes)} process(es) of {who}", *([f"would purge {who}"] if due else [])]
         spared = [] if found.rule == "hidden" else [seen.key for seen in found.processes]
         result = stop(self.watcher, case.student, found.processes, lambda seen: self._spared(seen, spared))
         left = [seen.pid for seen in result.left]
         log.warning("guard-stopped", case=case.name, student=case.student, ended=result.ended, left=left[:20])
-        self._keep(lambda: self.evidence.note(case, "stop", f"{result.ended} ended, {len(left)} left"))
-        due = self.cases.stopped(step, time.monotonic(), left=bool(left))
+        which = ", ".join(f"{seen.pid} {visible(seen.exe, 100)}" for seen in found.processes[:5])
+        told = f"{result.ended} ended, {len(left)} left; found: {which}"
+        self._keep(lambda: self.evidence.note(case, "stop", told))
+        due = self.cases.stopped(step, now, left=bool(left))
         words = f"stopped {result.ended} process(es) of {who}" + (f"; {len(left)} still run(s)" if left else "")
         return [words, *([f"{who}: the seat is to be purged"] if due else [])]
 
