@@ -334,3 +334,21 @@ def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
 def requests(machine: Machine) -> int:
     """How many requests there are."""
     return len(json.loads(machine.run(["wodmail", "requests", "--json", "--limit", "0"]).out)["requests"])
+
+
+def test_firewalld_where_there_is_no_ufw(story: Story, backend: Machine) -> None:
+    """The same rules, those for single networks too; one that was taken out comes back; sshd's port first of all."""
+    assert story.again["firewall"]["status"] == "ok"
+    backend.shell("apt-get -qq update && apt-get -qq install --yes --no-install-recommends firewalld", timeout=600)
+    backend.shell(
+        "apt-get -qq purge --yes ufw && sed -i /^WODLISTEN:/d /etc/wod.yml && echo WODLISTEN: 0.0.0.0 >>/etc/wod.yml"
+    )
+    words = ("--item", "firewall", "--item", "firewall_service")
+    assert check(backend, *words, status=0)["firewall"]["status"] == "fixed"
+    assert set(backend.run(["firewall-cmd", "--list-ports"]).out.split()) == {"22/tcp", "53/udp", "8000/tcp"}
+    assert 'source address="10.0.0.0/8" port port="10025"' in backend.run(["firewall-cmd", "--list-rich-rules"]).out
+    backend.shell("firewall-cmd --quiet --permanent --remove-port=8000/tcp; systemctl disable --now firewalld")
+    assert set(verdicts(check(backend, "--check", *words, status=2)).values()) == {"differs"}
+    assert set(verdicts(check(backend, *words, status=0)).values()) == {"fixed"}
+    assert set(verdicts(check(backend, *words, status=0)).values()) == {"ok"}
+    assert "8000/tcp" in backend.run(["firewall-cmd", "--list-ports"]).out
