@@ -316,6 +316,37 @@ def test_a_process_that_hides_its_command_line_is_found(
     pipe.unlink()
 
 
+HIDES = "import ctypes, signal; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); signal.pause()"  # PR_SET_DUMPABLE
+MOUNTS = 'mount --bind "$0" /usr/bin/python3 && exec -a python3 /usr/bin/python3 /dev/zero'
+
+
+def test_tricks_that_make_a_process_look_like_anothers(site: Path, started: list[Any]) -> None:
+    started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", HIDES))
+    watcher = Watcher(Students(BASE, FIRST, FIRST + 3))
+    folder = Path(f"/proc/{started[0].pid}")
+    wait_until(lambda: (folder / "environ").stat().st_uid == 0, what="a process that hides from the student's own eyes")
+    assert [each.pid for each in watcher.scan()] == [started[0].pid]
+    started[0].kill()
+    # A view of the file system in which the kernel's Python is the student's own program.
+    copy = own_copy("sha256sum", home(site), "burner", FIRST_UID)
+    started.append(
+        run_as(FIRST_UID, "unshare", "--user", "--map-root-user", "--mount", "bash", "-c", MOUNTS, str(copy))
+    )
+    guard = Guard(configured(site))
+
+    def burner() -> list[Seen] | int | None:
+        return [each for each in watcher.scan() if "/dev/zero" in each.argv] or started[1].poll()
+
+    found = wait_until(burner, what="the burner")
+    if not isinstance(found, list):
+        missing("unshare", "this kernel gives students no namespaces, so they can't try this")
+    assert found[0].exe.startswith("/usr/bin/python3")
+    assert guard.judge.programs.allowed(found[0]) is None
+    assert guard.judge.programs.allowed(found[0]._replace(argv=("python3", "-m", "ipykernel_launcher"))) is None
+    found_by(guard, "cpu")
+    assert started[1].wait(10) == -signal.SIGKILL
+
+
 def test_dry_run_only_looks(site: Path, started: list[Any]) -> None:
     settings = configured(site, {"denied": {"names": ["sleep"]}})
     started.append(run_as(FIRST_UID, "sleep", "60"))
