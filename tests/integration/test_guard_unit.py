@@ -30,6 +30,8 @@ def test_it_has_no_more_rights_than_the_program_asks_for() -> None:
     for name in ("CapabilityBoundingSet", "AmbientCapabilities"):
         assert [set(value.split()) for value in values(text, name)] == [set(CAPABILITIES)]
     assert (values(text, "User"), values(text, "NoNewPrivileges")) == (["wodadmin"], ["yes"])
+    # Whatever ends it, it comes back; but not when the configuration or the policy is wrong.
+    assert (values(text, "Restart"), values(text, "RestartPreventExitStatus")) == (["always"], ["64 78"])
     assert (values(text, "ProtectSystem"), values(text, "ReadWritePaths")) == (["strict"], ["/var/lib/wodmail"])
 
 
