@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.installed import Installed, install, repository
+from tests.machine.installed import Installed, install, kept, repository
 from tests.machine.machine import Machine
 
 
@@ -22,5 +22,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """A backend made of a fresh Debian, stopped; a test's machine begins with it: `Machine(..., below=[...folder])`."""
+    found = kept()
+    if found is not None:
+        return found
     tree = repository(tmp_path_factory.mktemp("tree") / "wodmail")
     return install(tmp_path_factory.mktemp("installed"), tree)

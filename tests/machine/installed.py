@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tests.machine.machine import Machine
 TREE = Path(__file__).resolve().parents[2]
 HEADING = "## Install it"
 REPOSITORY = "<this repository>"
+PRINTED = "printed"
 SENDER = "operator@example.org"
 INSTALL = 1500  # seconds; about five minutes on two cores that have nothing else to do
 
@@ -77,4 +79,11 @@ def install(folder: Path, tree: Path) -> Installed:
     assert REPOSITORY in said
     with Machine(folder, binds={tree: "/srv/wodmail"}) as machine:
         printed = machine.shell(said.replace(REPOSITORY, "/srv/wodmail"), timeout=INSTALL)
+    (folder / PRINTED).write_text(printed, encoding="utf-8")
     return Installed(folder, printed)
+
+
+def kept() -> Installed | None:
+    """An installation of an earlier run, named by WODMAIL_TEST_INSTALLED to save the time for another one."""
+    named = os.environ.get("WODMAIL_TEST_INSTALLED")
+    return Installed(Path(named), (Path(named) / PRINTED).read_text(encoding="utf-8")) if named else None
