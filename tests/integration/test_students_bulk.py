@@ -75,7 +75,7 @@ def check(what, moment, state):
 
 child(remove)
 for what, work, other in (("ensure", ensure, remove), ("remove", remove, ensure)):
-    moment = 0
+    moment = int(sys.argv[2])
     while True:
         moment += int(sys.argv[1])
         if not killed_at(moment, work):
@@ -124,9 +124,13 @@ def test_a_home_is_the_students_and_wodusers(site: BulkSite) -> None:
     assert other.returncode != 0 and "Permission denied" in other.stderr
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
-def test_an_interruption_anywhere_is_completed(site: BulkSite, step: int) -> None:
-    moments, trouble = site.program(INTERRUPTED, str(step))
+SOAK = [pytest.param(8, start, marks=pytest.mark.soak) for start in range(-7, 1)]
+
+
+@pytest.mark.parametrize(("step", "start"), [(29, 0), *SOAK])
+def test_an_interruption_anywhere_is_completed(site: BulkSite, step: int, start: int) -> None:
+    """Killed before every so-and-so-many-th call; the soak's runs together before each of them."""
+    moments, trouble = site.program(INTERRUPTED, str(step), str(start))
     assert moments["ensure"] > 90 and moments["remove"] > 70
     assert trouble == []
 
