@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from wodmail.maintenancetasks import TaskResult
 
 LOOK = "look"
 NOTE = "note"
 NOT_APPLICABLE = "na"
+PRIVATE = "private"
 DIFFERS = "differs"
 
 
@@ -41,7 +43,7 @@ class Item:
     diff: str = ""
 
 
-def items(tasks: Iterable[TaskResult], *, check: bool) -> list[Item]:
+def items(tasks: Iterable[TaskResult], *, check: bool, private: Path | None = None) -> list[Item]:
     """What the tasks of a run come to, in the order in which items appear (pure).
 
     A task tagged `look` only finds out, and changes nothing whatever it says. The message of one tagged `note` is a
@@ -51,11 +53,13 @@ def items(tasks: Iterable[TaskResult], *, check: bool) -> list[Item]:
     Args:
         tasks: the run's tasks.
         check: whether it was an audit, in which what would be changed differs.
+        private: a folder whose tasks, which know nothing of items, belong to the item `private`.
     """
     found: dict[str, list[TaskResult]] = {}
     for task in tasks:
-        if task.item:
-            found.setdefault(task.item, []).append(task)
+        name = task.item or (PRIVATE if private is not None and task.file.startswith(f"{private}/") else "")
+        if name:
+            found.setdefault(name, []).append(task)
     return [_item(name, own, check) for name, own in found.items()]
 
 

@@ -71,7 +71,7 @@ def run(
         on_task=on_task,
         timeout=seconds,
     )
-    found = tuple(checking.items(played.tasks, check=check))
+    found = tuple(checking.items(played.tasks, check=check, private=settings.WODANSIBLEPRIVDIR))
     return Checked(found, checking.status(found, played.status), played.text_tail)
 
 

@@ -74,6 +74,16 @@ def test_items_keep_their_order_and_say_what() -> None:
     ]
 
 
+def test_tasks_of_a_site_belong_to_one_item() -> None:
+    tasks = [
+        task("skipped", item="private"),
+        TaskResult("here", "theirs", "/srv/private/more/x.yml:3", (), "changed"),
+        TaskResult("here", "ours", "/srv/private-not/x.yml:3", (), "changed"),
+    ]
+    found = items(tasks, check=True, private=Path("/srv/private"))
+    assert found == [Item("private", Verdict.DIFFERS, ("theirs",))]
+
+
 @pytest.mark.parametrize(
     ("verdicts", "played", "status"),
     [
