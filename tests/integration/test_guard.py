@@ -228,7 +228,7 @@ BOMB = """
 import os, resource, signal
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_NPROC, (40, 40))
+resource.setrlimit(resource.RLIMIT_NPROC, (15, 15))
 while True:
     try:
         if os.fork() and os.getpid() % 3 == 0:
@@ -239,10 +239,10 @@ while True:
 
 
 def test_a_student_that_forks_faster_than_it_is_killed(site: Path, started: list[Any]) -> None:
-    settings = configured(site)
+    settings = configured(site, {"cpu": {"together_limit_cores": 0.03, "longer_than_seconds": 0.2}})
     started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", BOMB))
     started.append(run_as(FIRST_UID + 1, "sleep", "60"))
-    wait_until(lambda: len(running(FIRST_UID)) > 20, what="a bomb")
+    wait_until(lambda: len(running(FIRST_UID)) > 8, what="a bomb")
     guard = Guard(settings)
 
     def over() -> bool:
