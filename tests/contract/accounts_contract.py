@@ -1,11 +1,14 @@
-"""What every implementation of Accounts must do; a test class gives it `accounts`, `student`, `outside` and `homes`."""
+"""What every implementation of Accounts must do; a test class gives `accounts`, `student`, `outside`, `exporter`."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import stat
 import subprocess
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from wodmail.students.base import Accounts
 from wodmail.students.treewriter import Entry
 
 PASSWORD = "Werty123"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 class AccountsContract:
@@ -179,6 +185,54 @@ class AccountsContract:
         done = subprocess.run([home / "train"], user=uid, cwd="/", capture_output=True, text=True, check=True)
         assert done.stdout == f"{uid}\n"
 
+    @pytest.mark.usefixtures("exporter")
+    def test_notebooks_are_exported_as_the_student_and_traps_lead_nowhere(
+        self, accounts: Accounts, student: int, outside: Path
+    ) -> None:
+        accounts.erase(student)
+        folder = accounts.home(student) / "WKSHP-Try101"
+        (folder / "part").mkdir(parents=True)
+        (outside / "secret.png").write_bytes(PNG)
+        (outside / "secret.ipynb").write_text(notebook("the-line-of-another-user"))
+        (outside / "kept.docx").write_bytes(b"kept")
+        traps = f"![a](../../{outside.name}/secret.png) ![b]({outside}/secret.png) ![c](linked/secret.png)"
+        (folder / "part" / "a.ipynb").write_text(notebook(f"hello {traps}"))
+        (folder / "broken.ipynb").write_text("{")
+        (folder / "link.ipynb").symlink_to(outside / "secret.ipynb")
+        (folder / "linked").symlink_to(outside)
+        (folder / "part" / "a.docx").symlink_to(outside / "kept.docx")
+        own(accounts.home(student))
+        broken, made = accounts.export(student, "CHLG-Try101", "docx")
+        assert (broken.notebook, broken.path, broken.data) == ("broken.ipynb", "", None)
+        assert "no valid notebook" in broken.error
+        assert (made.notebook, made.path, made.error) == ("part/a.ipynb", "part/a.docx", "")
+        file = folder / "part" / "a.docx"
+        status = file.lstat()
+        assert (stat.filemode(status.st_mode), status.st_uid) == ("-rw-r--r--", accounts.home(student).stat().st_uid)
+        assert (file.read_bytes(), status.st_size) == (made.data, made.size)
+        with zipfile.ZipFile(io.BytesIO(made.data or b"")) as archive:
+            assert "hello" in archive.read("word/document.xml").decode()
+            assert not [name for name in archive.namelist() if name.startswith("word/media/")]
+        assert (outside / "kept.docx").read_bytes() == b"kept"
+        assert not list(folder.glob("link.*x"))
+
+    @pytest.mark.usefixtures("exporter")
+    def test_nothing_to_export(self, accounts: Accounts, student: int, outside: Path) -> None:
+        accounts.erase(student)
+        (outside / "secret.ipynb").write_text(notebook("the-line-of-another-user"))
+        with pytest.raises(Refused, match=f"student{student} has no folder WKSHP-Try101"):
+            accounts.export(student, "WKSHP-Try101", "pdf")
+        folder = accounts.home(student) / "WKSHP-Try101"
+        folder.symlink_to(outside)
+        with pytest.raises(Refused, match="has no folder WKSHP-Try101"):
+            accounts.export(student, "WKSHP-Try101", "pdf")
+        assert not (outside / "secret.pdf").exists()
+        folder.unlink()
+        folder.mkdir()
+        own(accounts.home(student))
+        with pytest.raises(Refused, match=f"There is no notebook in WKSHP-Try101 of student{student}"):
+            accounts.export(student, "WKSHP-Try101", "pdf")
+
     def test_many_calls_at_once(self, accounts: Accounts, student: int) -> None:
         with ThreadPoolExecutor(12) as pool:
             done = [pool.submit(accounts.erase, student) for _ in range(3)]
@@ -200,6 +254,12 @@ class AccountsContract:
         accounts.check(student)
         accounts.close()
         accounts.close()
+
+
+def notebook(text: str) -> str:
+    """A notebook with that text in its one cell."""
+    cell = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": text}
+    return json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
 def clutter(home: Path, outside: Path) -> None:

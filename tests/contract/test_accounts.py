@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import asuser
 from tests.contract.accounts_contract import PASSWORD, AccountsContract
 from tests.linux_students import FIRST, AsService, Site, site
+from tests.parts import missing
 from wodmail import students
 from wodmail.config import Settings
 from wodmail.errors import Failed
+from wodmail.students import install
 from wodmail.students.base import Accounts
 from wodmail.students.sandbox import SandboxAccounts
 
@@ -26,6 +29,10 @@ def outside(tmp_path: Path) -> Path:
 
 class TestSandbox(AccountsContract):
     """Plain folders."""
+
+    @pytest.fixture
+    def exporter(self) -> None:
+        """Notebooks can be exported: whoever has the tests has it."""
 
     @pytest.fixture
     def accounts(self, tmp_path: Path) -> Accounts:
@@ -73,7 +80,7 @@ class TestSandbox(AccountsContract):
 @pytest.fixture(scope="module")
 def linux_site() -> Iterator[Site]:
     """Real users, once for this file."""
-    with site() as made:
+    with site() as made, asuser.reachable(f"student{FIRST}"):
         yield made
 
 
@@ -81,6 +88,12 @@ def linux_site() -> Iterator[Site]:
 @pytest.mark.xdist_group("linux-accounts")
 class TestLinux(AccountsContract):
     """Real users, reached by an unprivileged one through sudo."""
+
+    @pytest.fixture
+    def exporter(self) -> None:
+        """Notebooks can be exported: by a program that nobody but root can change."""
+        if not install.exporter():
+            missing("exporter", "wod-generate-pdf beside this python could be changed by others than root")
 
     @pytest.fixture
     def accounts(self, linux_site: Site) -> AsService:

@@ -38,6 +38,18 @@ def _without_network() -> bool:
     if os.geteuid() == 0:
         return bool(libc.unshare(_NEWNET) == 0)
     user, group = os.geteuid(), os.getegid()
+    # Some kernels let a namespace of users be made that nobody can be put into: tried by a process that ends.
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if _alone(libc, user, group) else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and _alone(libc, user, group)
+
+
+def _alone(libc: ctypes.CDLL, user: int, group: int) -> bool:
     if libc.unshare(_NEWUSER | _NEWNET) != 0:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from wodmail.config import Settings
 from wodmail.errors import Failed, Refused
+from wodmail.students.exports import Document
 from wodmail.students.treewriter import Entry
 
 MAX_SKEL_BYTES = 16 * 1024 * 1024
@@ -81,6 +82,22 @@ class Accounts(Protocol):
 
         Returns:
             How many were written.
+        """
+        ...
+
+    def export(self, student: int, workshop: str, form: str) -> list[Document]:
+        """Export the student's notebooks of a workshop into its folder, with the student's rights, without network.
+
+        Args:
+            student: the student's number.
+            workshop: WKSHP-Name or CHLG-Name.
+            form: pdf or docx.
+
+        Returns:
+            What became of each notebook, at least one; one that fails stops no other.
+
+        Raises:
+            Refused: there is no such folder, no notebook in it, or nothing installed that could do it.
         """
         ...
 

@@ -18,6 +18,7 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+from wodmail import exporting
 from wodmail.config import Settings
 from wodmail.errors import ConfigError, Failed, Problem, WodmailError
 from wodmail.students.helperclient import HelperClient
@@ -26,7 +27,17 @@ from wodmail.students.rootwork import VERSION
 
 SUDOERS = Path("/etc/sudoers.d/wodmail")
 PYTHONS = (Path("/usr/bin/python3"), Path("/usr/local/bin/python3"))
-MODULES = ("homes", "roothelper", "rootidentity", "rootlimits", "rootprocesses", "rootwork", "treewriter")
+MODULES = (
+    "exports",
+    "homes",
+    "rootexport",
+    "roothelper",
+    "rootidentity",
+    "rootlimits",
+    "rootprocesses",
+    "rootwork",
+    "treewriter",
+)
 _PLAIN = re.compile(r"/[A-Za-z0-9._/-]+")
 _MAIN = """import sys
 
@@ -51,7 +62,21 @@ def limits_of(settings: Settings) -> dict[str, object]:
         "gidbase": settings.GIDBASE,
         "studdir": str(settings.WODSTUDDIR),
         "user": settings.WODUSER,
+        "exporter": exporter(),
     }
+
+
+def exporter() -> str:
+    """The program that the helper runs as a student to export notebooks; "" when there is none that only root changes.
+
+    It is the one beside the python that runs, so that `wodmail helper install` and the service agree on it.
+    """
+    try:
+        found = exporting.program()
+        trusted(found)
+    except (WodmailError, HelperError, OSError):
+        return ""
+    return str(found)
 
 
 def sudoers_line(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wodmail.config import Settings
 from wodmail.errors import Failed
-from wodmail.students import base, keys, treewriter
+from wodmail.students import base, exports, keys, treewriter
 from wodmail.students.helperclient import HelperAnswer, HelperClient
 
 
@@ -64,6 +64,14 @@ class LinuxAccounts:
         archive = treewriter.pack(base.as_entries(folder, found))
         self._call("install_tree", student, archive, workshop=folder, remove=[])
         return len(found)
+
+    def export(self, student: int, workshop: str, form: str) -> list[exports.Document]:
+        """Export the student's notebooks of a workshop, as the student."""
+        answer = self._call("export_documents", student, workshop=base.folder_of(workshop), form=form)
+        try:
+            return exports.unpacked(answer.fields.get("documents"), answer.payload)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise Failed("The student's documents could not be read.", f"root helper's archive: {error!r}") from error
 
     def writer_argv(self) -> list[str]:
         """The root helper, as this user may call it."""

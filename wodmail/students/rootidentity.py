@@ -48,6 +48,22 @@ def become(account: Account) -> None:
     require((account.guard,) * 3 + (account.uid,), (account.gid,) * 4)
 
 
+def turn_into(account: Account) -> None:
+    """Make this process the student's own, for good, to run a program that is to have no more than the student has.
+
+    The student's other processes can reach it then, so nothing may be in it that they must not have.
+
+    Raises:
+        HelperError: that isn't what it has become.
+        OSError: the system refused a part of it.
+    """
+    os.setgroups([account.gid])
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    _prctl(_NO_NEW_PRIVS)
+    require((account.uid,) * 4, (account.gid,) * 4)
+
+
 def become_sender(account: Account) -> None:
     """Turn this process into one that may signal the student's processes and no others, for good.
 

@@ -49,6 +49,7 @@ class Limits:
         gidbase: the same for its gid.
         studdir: absolute path of the folder of homes.
         user: the account that wodmail runs as; gets its ACL in the homes.
+        exporter: absolute path of the program that makes documents of notebooks; "" when there is none.
     """
 
     lowest: int
@@ -57,6 +58,7 @@ class Limits:
     gidbase: int
     studdir: str
     user: str
+    exporter: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def read_limits(path: Path) -> Limits:
         trusted(path)
         data = json.loads(path.read_text(encoding="utf-8"))
         low, high, uids, gids = (int(data[key]) for key in ("lowest", "highest", "uidbase", "gidbase"))
-        limits = Limits(low, high, uids, gids, studdir=str(data["studdir"]), user=str(data["user"]))
+        exporter = str(data.get("exporter", ""))
+        limits = Limits(low, high, uids, gids, str(data["studdir"]), str(data["user"]), exporter)
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = "The root helper is not installed rightly."
         raise HelperError("failed", words, f"{path}: {error!r}; run `wodmail helper install` as root") from error

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wodmail.students import homes, treewriter
+from wodmail.students import exports, homes, rootexport, treewriter
 from wodmail.students.rootidentity import become
 from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, hold, locked, opened_home
 from wodmail.students.rootprocesses import GRACE, end_processes, processes_of
 
-VERSION = 2
+VERSION = 3
 _WORKSHOP = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PASSWORD = re.compile(r"[!-9;-~]{1,128}")
 
@@ -198,6 +198,22 @@ def read_notebooks(_limits: Limits, request: Request, account: Account) -> Answe
     return Answer({}, treewriter.pack(treewriter.Entry(path, "file", data=data) for path, data in found))
 
 
+def export_documents(limits: Limits, request: Request, account: Account) -> Answer:
+    """Have the notebooks of a workshop exported as the student; the documents, packed as a tar archive."""
+    workshop, form = request.fields.get("workshop"), request.fields.get("form")
+    if not isinstance(workshop, str) or not _WORKSHOP.fullmatch(workshop) or form not in exports.FORMS:
+        raise HelperError("refused", "That is no workshop's folder, or no form.", f"{workshop!r} as {form!r}")
+    report = rootexport.run(account, limits.exporter, workshop, str(form))
+    become(account)
+    with opened_home(account) as home, _home_trouble(account, "read"):
+        folder = os.open(workshop, treewriter.FOLDER_FLAGS, dir_fd=home)
+        found = exports.taken(folder, report, str(form))
+    if not found:
+        raise HelperError("refused", exports.no_notebooks(account.name, workshop))
+    rows, payload = exports.packed(found)
+    return Answer({"documents": rows}, payload)
+
+
 ANYBODY: dict[str, Callable[[Limits], Answer]] = {"ping": ping, "forget": forget}
 """Requests that are about no student."""
 
@@ -210,6 +226,7 @@ STUDENT: dict[str, Callable[[Limits, Request, Account], Answer]] = {
     "install_tree": install_tree,
     "install_programs": install_programs,
     "read_notebooks": read_notebooks,
+    "export_documents": export_documents,
 }
 """Requests about one student; they run with the student's lock held."""
 

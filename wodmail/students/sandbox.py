@@ -8,14 +8,17 @@ import hmac
 import json
 import os
 import secrets
+import signal
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wodmail import exporting
 from wodmail.config import Settings
-from wodmail.errors import Failed
-from wodmail.students import base, homes, keys, treewriter
+from wodmail.errors import Failed, Refused
+from wodmail.students import base, exports, homes, keys, treewriter
 
 _SCRYPT = {"n": 2**13, "r": 8, "p": 1}
 
@@ -108,6 +111,27 @@ class SandboxAccounts:
                 words = f"The notebooks could not be written into the home of student {student}."
                 raise Failed(words, f"{self.home(student)}: {error}") from error
 
+    def export(self, student: int, workshop: str, form: str) -> list[exports.Document]:
+        """Export the student's notebooks of a workshop; the exporter limits itself (`wodmail.exporting.confine`)."""
+        name, place = base.name_of(student), base.folder_of(workshop)
+        argv = exports.argv(str(exporting.program()), form)
+        with self._opened(student) as home:
+            try:
+                folder = os.open(place, treewriter.FOLDER_FLAGS, dir_fd=home)
+            except OSError as error:
+                raise Refused(
+                    exports.no_folder(name, place), f"{self.home(student) / place}: {error.strerror}"
+                ) from error
+            try:
+                found = exports.taken(folder, _exported(argv, folder, name), form)
+            except ValueError as error:
+                raise Failed(f"The notebooks of {name} could not be exported.", f"{argv[0]}: {error}") from error
+            finally:
+                os.close(folder)
+        if not found:
+            raise Refused(exports.no_notebooks(name, place))
+        return found
+
     def writer_argv(self) -> list[str]:
         """Directly: the homes are ours."""
         return []
@@ -135,6 +159,29 @@ class SandboxAccounts:
             yield home
         finally:
             os.close(home)
+
+
+def _exported(argv: list[str], folder: int, name: str) -> bytes:
+    """Run the exporter in an open folder; gives what it has printed."""
+    words = f"The notebooks of {name} could not be exported."
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=f"/proc/self/fd/{folder}",
+        env=exports.ENVIRONMENT,
+        start_new_session=True,
+    ) as child:
+        try:
+            said, complaint = child.communicate(timeout=exports.SECONDS)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise Failed(words, f"{argv[0]}: not done after {exports.SECONDS:.0f} s") from error
+    if child.returncode not in exports.ENDED_WELL:
+        told = complaint.decode(errors="replace").strip()[-1000:]
+        raise Failed(words, f"{argv[0]} ended with {child.returncode}: {told}")
+    return said
 
 
 def _hash(password: str, salt: bytes) -> bytes:

@@ -1,0 +1,150 @@
+"""How the root helper has a student's notebooks exported: by the exporter, run as the student.
+
+Standard library alone: the root helper carries a copy of this file. The exporter is a process of the student's own,
+who can do with it what can be done with any other; so it is given nothing, and what it says is not believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from wodmail.students import exports
+from wodmail.students.rootidentity import turn_into
+from wodmail.students.rootlimits import Account, HelperError, opened_home, trusted
+from wodmail.students.treewriter import FOLDER_FLAGS
+
+NO_FOLDER, NO_HOME = 66, 67
+_NEWNET, _PDEATHSIG = 0x40000000, 1
+_MAX_COMPLAINT = 4096
+_NOT_INSTALLED = "PDF and WORD are not installed on this backend; the operator has to look at it."
+
+
+def run(account: Account, exporter: str, workshop: str, form: str) -> bytes:
+    """Export the notebooks of a workshop in the student's home, as the student; to be called as root.
+
+    Args:
+        account: the student's.
+        exporter: absolute path of the program; believed only when nobody but root can change it.
+        workshop: name of the workshop's folder in the home.
+        form: pdf or docx.
+
+    Returns:
+        What the exporter has printed; not to be believed.
+
+    Raises:
+        HelperError: there is no exporter or no such folder, or it did not come to its end.
+    """
+    if not exporter:
+        cause = "no exporter in the limits: pip install 'wodmail[export]', then `wodmail helper install` as root"
+        raise HelperError("refused", _NOT_INSTALLED, cause)
+    try:
+        trusted(Path(exporter))
+    except OSError as error:
+        raise HelperError("failed", _NOT_INSTALLED, f"{exporter}: {error.strerror}") from error
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.unshare(_NEWNET)  # where root may not, the exporter tries it in a namespace of users
+
+    def begin() -> None:
+        _begin(libc, account, workshop)
+
+    status, said, complaint = _run(exports.argv(exporter, form), begin)
+    if status == NO_FOLDER:
+        raise HelperError("refused", exports.no_folder(account.name, workshop), "no such folder in the home")
+    if status == NO_HOME:
+        words, _, cause = complaint.decode(errors="replace").partition("\n")
+        raise HelperError("failed", words[: exports.MAX_WORDS], cause)
+    if status not in exports.ENDED_WELL:
+        cause = f"{exporter} ended with {status}: {complaint.decode(errors='replace').strip()[-1000:]}"
+        raise HelperError("failed", f"The notebooks of {account.name} could not be exported.", cause)
+    return said
+
+
+def _begin(libc: ctypes.CDLL, account: Account, workshop: str) -> None:
+    """What becomes the exporter: limits, then the student, then into the workshop's folder."""
+    for which, value in (
+        (resource.RLIMIT_CPU, exports.CPU_SECONDS),
+        (resource.RLIMIT_AS, exports.MEMORY),
+        (resource.RLIMIT_FSIZE, exports.FILE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(which, (value, value))
+    turn_into(account)
+    libc.prctl(_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    try:
+        with opened_home(account) as home:
+            folder = os.open(workshop, FOLDER_FLAGS, dir_fd=home)
+            os.fchdir(folder)
+            os.close(folder)
+    except HelperError as error:
+        os.write(2, f"{error.words}\n{error.cause}".encode())
+        os._exit(NO_HOME)
+    except OSError:
+        os._exit(NO_FOLDER)
+
+
+def _run(argv: list[str], begin: Callable[[], None]) -> tuple[int, bytes, bytes]:
+    """Its status, what it has printed, and the end of its complaints; ended when its time is over.
+
+    Raises:
+        HelperError: it took too long, or said too much.
+    """
+    try:
+        child = subprocess.Popen(  # the worker has one thread, so `begin` is safe
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=exports.ENVIRONMENT,
+            preexec_fn=begin,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HelperError("failed", "The exporter could not be started.", f"{argv[0]}: {error}") from error
+    try:
+        said, complaint = _heard(child)
+        return child.wait(), said, complaint
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _heard(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Read both its outputs to their ends; no more is kept than a report can be."""
+    end = time.monotonic() + exports.SECONDS
+    said, complaint = b"", b""
+    with selectors.DefaultSelector() as selector:
+        for pipe in (child.stdout, child.stderr):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            left = end - time.monotonic()
+            if left <= 0 or len(said) > exports.MAX_REPORT:
+                cause = f"not done after {exports.SECONDS:.0f} s" if left <= 0 else "its report is too long"
+                raise HelperError("failed", "The export took too long, or went wrong, and was ended.", cause)
+            for key, _ in selector.select(left):
+                part = os.read(key.fd, 65536)
+                if not part:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is child.stdout:
+                    said += part
+                else:
+                    complaint = (complaint + part)[-_MAX_COMPLAINT:]
+    _close(child.stdout, child.stderr)
+    return said, complaint
+
+
+def _close(*pipes: IO[bytes] | None) -> None:
+    for pipe in pipes:
+        if pipe is not None:
+            pipe.close()
