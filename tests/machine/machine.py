@@ -109,7 +109,10 @@ class Machine:
         for name in ("changes", "work", "root"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         lower = ":".join(str(each) for each in [*(below / "changes" for below in self._below), debian.fresh()])
-        options = f"lowerdir={lower},upperdir={self._folder / 'changes'},workdir={self._folder / 'work'}"
+        # redirect_dir: folders of a machine below can be renamed, as on a disk.
+        options = (
+            f"lowerdir={lower},upperdir={self._folder / 'changes'},workdir={self._folder / 'work'},redirect_dir=on"
+        )
         _quiet("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
         # A machine that is thrown away needs no packages that outlive a power cut.
         (self.root / "etc/dpkg/dpkg.cfg.d/quick").write_text("force-unsafe-io\n")
