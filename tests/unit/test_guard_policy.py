@@ -62,7 +62,9 @@ def test_what_is_shown_is_a_policy_again(tmp_path: Path) -> None:
         ("connections: {ports: [70000]}", "connections.ports, entry 1 must be 65535 or less"),
         ("allowed: [{what: mine, exe: [python3]}]", "allowed, entry 1.exe 'python3' is no absolute path"),
         ("interval_seconds: 0", "interval_seconds must be 0.05 or more"),
-        ("cpu: 3", "cpu "),
+        ("cpu: 3", "cpu must be a section"),
+        ("cpu: {limit_cores: none}", "cpu.limit_cores must be a number (processor cores"),
+        ("connections: {ports: 3333}", "connections.ports must be a list"),
         ("cpu:\n\tlimit_cores: 1", "a tab"),
     ],
 )
