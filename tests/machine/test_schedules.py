@@ -158,10 +158,9 @@ def test_drained_through_a_reboot_and_what_comes_first(backend: Machine) -> None
     assert [name for name in NAMES if f"wod-{name}.timer" not in listed] == []
     assert command(backend, "wodmail", "resume")["kept"] == 1
 
-    def ended() -> bool:
-        (row,) = command(backend, "wodmail", "requests")["requests"]
-        return bool(row["finished"])
+    def newest() -> dict[str, Any]:
+        row: dict[str, Any] = command(backend, "wodmail", "requests", "--limit", "1")["requests"][0]
+        return row if row["finished"] else {}
 
-    wait_until(ended, seconds=120, what="the kept CREATE", every=0.5)
-    (row,) = command(backend, "wodmail", "requests")["requests"]
-    assert row["state"] == "done"
+    row = wait_until(newest, seconds=120, what="the kept CREATE", every=0.5)
+    assert (row["subject"], row["state"]) == ("CREATE 1 0", "done")
