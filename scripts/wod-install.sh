@@ -85,7 +85,7 @@ install_wodmail() {
     logged "$python" -m venv --clear "$venv"
   fi
   rm -f "$venv/build"
-  logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --no-compile --upgrade "${copy}[operate]"
+  logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --no-compile --upgrade "${copy}[operate,export]"
   # Compiled once for all who run it; the collections, most of which nobody imports, are not. As pip does, what isn't
   # Python for this version is passed over.
   "$venv/bin/python" -m compileall -qq -j 0 -x '/ansible_collections/' "$venv/lib" >>"$log" 2>&1 || true
