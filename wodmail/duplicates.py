@@ -14,6 +14,8 @@ from wodmail.requests import ACCEPTED, NewRequest
 from wodmail.store import nonces, requests
 
 RECENT = 15 * 60.0
+_CHANGING = (Action.CREATE, Action.CLEANUP, Action.RESET, Action.PURGE)
+_LOOKING = (Action.PDF, Action.WORD)  # they come between others without making these anything new
 
 
 def first_of(
@@ -83,7 +85,7 @@ def _same_command(connection: sa.Connection, backend: str, new: NewRequest, now:
         sa.select(requests)
         .where(requests.c.backend == backend, requests.c.state.in_(ACCEPTED), recent)
         .where(requests.c.automatic.is_(False))
-        .where(requests.c.action.in_([Action.CREATE, Action.CLEANUP, Action.RESET, Action.PURGE]))
+        .where(requests.c.action.in_([*_CHANGING, *({new.action} & set(_LOOKING))]))
         .order_by(requests.c.id.desc())
     )
     for row in connection.execute(query).mappings():

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import structlog
 
-from wodmail import duplicates
+from wodmail import duplicates, exporting
 from wodmail.catalog import Catalog, Workshop, unknown
 from wodmail.config import Settings
 from wodmail.errors import Away, Failed, Refused, Temporary
@@ -321,8 +321,8 @@ class Intake:
 
     def _understood(self, command: Command, workshop: str, repaired: str) -> Understood:
         meaning = commands.interpret(command, commands.reading(self._settings), self._limits)
-        if command.action in (Action.PDF, Action.WORD):
-            raise commands.not_available(command)
+        if command.action in exporting.FORMS:
+            exporting.require()
         found = None
         if command.action not in (Action.PING, Action.PURGE):
             found = self._workshop(workshop)

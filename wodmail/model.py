@@ -66,7 +66,7 @@ class JobSpec:
     Args:
         request: number of the request (mail) it belongs to.
         job: number of the job; the order of all jobs.
-        action: CREATE, CLEANUP, RESET or PURGE (PLAN, PING and refused actions make no jobs).
+        action: CREATE, CLEANUP, RESET, PURGE, PDF or WORD (PLAN, PING and refused actions make no jobs).
         students: student numbers, one except for RESET over a range.
         workshop: the workshop as mailed (`w`): WKSHP-Name or CHLG-Name; for PURGE any word.
         participant: the API-DB's customer id, 0 when none.

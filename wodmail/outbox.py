@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import alarms, drained, sessions
+from wodmail import alarms, documents, drained, exporting, sessions
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
-from wodmail.mail.reply import CredentialsData, JobReport, PlanStep, ReplyData, StepReport
+from wodmail.mail.reply import CredentialsData, DocumentReport, JobReport, PlanStep, ReplyData, StepReport
 from wodmail.mail.send import Sender
 from wodmail.model import State
 from wodmail.requests import forget_secrets
@@ -30,6 +31,7 @@ BUDGETED = ("refusal", "duplicate", "ping")
 CREDENTIALS_A_DAY = 20
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 15 * 60.0
 GIVE_UP_AFTER = 5 * DAY
+_NOT_TAKEN = "The mail server did not take them with this mail. They are in the workshop's folder."
 
 
 def pause_after(tries: int) -> float:
@@ -79,8 +81,7 @@ class Outbox:
             return False
         kind = "budget" if verdict == "notice" else row["kind"]
         try:
-            mail = self._render(kind, row, request, full)
-            self._sender.send(mail, row["recipient"])
+            self._hand_over(kind, row, request, full)
         except Temporary as error:
             self._again(row, error)
             return False
@@ -91,6 +92,33 @@ class Outbox:
         self._settle({**row, "kind": kind}, "sent", "")
         log.info("reply-sent", request=row["request"], kind=kind, to=row["recipient"])
         return True
+
+    def _hand_over(self, kind: str, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> None:
+        """Render a mail and hand it over; one with documents that is not taken goes without them."""
+        data = self._data(row, request, full)
+        if kind != "result" or request["action"] not in exporting.FORMS:
+            self._sender.send(self._render(kind, row, request, data), row["recipient"])
+            return
+        data = self._with_documents(request, data)
+        try:
+            self._sender.send(self._render(kind, row, request, data), row["recipient"])
+        except Failed as error:
+            if all(each.data is None for each in data.documents):
+                raise
+            log.warning("reply-without-documents", request=request["id"], cause=error.operator)
+            bare = tuple(replace(each, data=None) for each in data.documents)
+            data = replace(data, documents=bare, left_out=_NOT_TAKEN)
+            self._sender.send(self._render(kind, row, request, data), row["recipient"])
+
+    def _with_documents(self, request: dict[str, Any], data: ReplyData) -> ReplyData:
+        """With what the request's jobs have made, in all no more than a mail may hold."""
+        found = documents.within(
+            (each for job in request["jobs"] for each in self._services.documents.get(job["id"])), documents.MOST
+        )
+        reports = tuple(DocumentReport(each.student, each.path, each.size, each.data) for each in found)
+        most = f"{documents.MOST / 2**20:g} MiB"
+        words = f"This mail holds {most} of documents at most. What is left out is in the workshop's folder."
+        return replace(data, documents=reports, left_out=words if any(each.data is None for each in found) else "")
 
     def _settle(self, row: dict[str, Any], state: str, error: str) -> None:
         with self._store.transaction() as connection:
@@ -140,8 +168,7 @@ class Outbox:
 
     # -- rendering --------------------------------------------------------------------------------------------
 
-    def _render(self, kind: str, row: dict[str, Any], request: dict[str, Any], full: dict[str, Any]) -> EmailMessage:
-        data = self._data(row, request, full)
+    def _render(self, kind: str, row: dict[str, Any], request: dict[str, Any], data: ReplyData) -> EmailMessage:
         notes = request["notes"]
         if kind == "refusal":
             return reply.render_refusal(self._settings, data)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("wodmail.requests")
 
+_LOOKS_ONLY = frozenset({Action.PDF.value, Action.WORD.value})
+"""Actions that an older one, when it is retried, can't undo."""
 RETRYABLE = (State.FAILED.value, State.ABORTED.value, State.SHELVED.value)
 _WITH_WRITES = sa.select(writes.c.job).where(writes.c.state == "kept")
 ACCEPTED = (*UNFINISHED, State.DONE.value, *RETRYABLE)
@@ -306,7 +308,7 @@ def request_state(states: Iterable[State], *, refused: bool) -> State:
 
 
 def forget_secrets(services: Services, request: int) -> None:
-    """Remove the passwords of a request whose jobs and mails have all ended.
+    """Remove passwords and documents of a request whose jobs and mails have all ended.
 
     A shelved job keeps its own, and so does one whose writes to the API-DB are still kept.
     """
@@ -320,10 +322,11 @@ def forget_secrets(services: Services, request: int) -> None:
     )
     for row in store.rows(query):
         services.passwords.forget(row["id"])
+        services.documents.forget(row["id"])
 
 
 def jobs_with_passwords(store: Store) -> set[int]:
-    """Jobs that still need theirs: unfinished and shelved ones, and those with mails to send or writes to deliver."""
+    """Jobs that still need theirs, or their documents: unfinished, shelved, with mails to send or writes to deliver."""
     due = sa.select(mails.c.request).where(mails.c.state == "due")
     kept = (*UNFINISHED, State.SHELVED.value)
     needed = sa.or_(jobs.c.state.in_(kept), jobs.c.request.in_(due), jobs.c.id.in_(_WITH_WRITES))
@@ -392,7 +395,7 @@ def _refuse_overtaken(connection: sa.Connection, backend: str, again: list[dict[
     first = min(job["id"] for job in again)
     ours = {job["id"] for job in again}
     newer = connection.execute(
-        sa.select(jobs.c.id, jobs.c.request, jobs.c.students)
+        sa.select(jobs.c.id, jobs.c.request, jobs.c.students, jobs.c.action)
         .where(jobs.c.backend == backend, jobs.c.id > first, jobs.c.follows.is_(None))
         .order_by(jobs.c.id.desc())
     ).all()
@@ -400,7 +403,7 @@ def _refuse_overtaken(connection: sa.Connection, backend: str, again: list[dict[
         students = set(json.loads(job["students"]))
         for row in newer:
             shared = students.intersection(json.loads(row.students))
-            if row.id > job["id"] and row.id not in ours and shared:
+            if row.id > job["id"] and row.id not in ours and shared and row.action not in _LOOKS_ONLY:
                 raise Refused(
                     f"Student {min(shared)} has a newer request, {row.request}; running this one again may undo it. "
                     "Send the mail anew, or retry with --force."

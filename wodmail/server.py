@@ -17,6 +17,7 @@ from wodmail.alarms import Alarms
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.delivery import Couriers, writes_of
+from wodmail.documents import Documents
 from wodmail.engine import Engine
 from wodmail.errors import ConfigError, Problem, Temporary
 from wodmail.intake import Intake
@@ -86,6 +87,7 @@ def build_services(settings: Settings, masker: Masker, config_file: Path | None 
         scripts=Scripts(settings, children, seats.workshop, config_file),
         children=children,
         passwords=Passwords(Secrets(state / "secrets"), masker),
+        documents=Documents(state / "documents"),
         trace=Trace(trace_path(settings), masker, retention_days=settings.WODRETENTION),
         masker=masker,
     )
@@ -339,7 +341,9 @@ class Server:
         seconds = self.settings.WODRETENTION * DAY
         finished, count = requests.purge(self.services.store, time.time() - seconds)
         self.engine.forget(finished)
-        self.services.passwords.sweep(requests.jobs_with_passwords(self.services.store))
+        needed = requests.jobs_with_passwords(self.services.store)
+        self.services.passwords.sweep(needed)
+        self.services.documents.sweep(needed)
         self.spool.purge(seconds)
         self.services.trace.sweep()
         if count:

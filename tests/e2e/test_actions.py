@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.contract.accounts_contract import notebook
 from tests.e2e.harness import ROOT, Deployment, step_of
 from tests.parts import require
 from tests.support import wait_until
@@ -189,11 +190,48 @@ def test_ping(site: Deployment) -> None:
     assert "workers" in site.replies(row["id"])[0].get_payload(decode=True).decode()
 
 
-@pytest.mark.parametrize("action", ["PDF", "WORD"])
-def test_exports_are_refused_as_not_available(site: Deployment, action: str) -> None:
-    row = site.one(f"{action} 43 0")
+def test_pdf_comes_with_the_mail(site: Deployment) -> None:
+    folder = site.home(43) / "WKSHP-Test"
+    folder.mkdir(parents=True)
+    (folder / "1-Täst.ipynb").write_text(notebook("# Hello"))
+    row = site.one("PDF 43 0")
+    assert row["state"] == "done"
+    made = (folder / "1-Täst.pdf").read_bytes()
+    assert attached(site, row["id"]) == {"1-Täst.pdf": ("application/pdf", made)}
+    assert made.startswith(b"%PDF-")
+    assert "1 document, " in step_of(row, "export")["note"]
+    kept = site.state / "documents"
+    wait_until(lambda: list(kept.iterdir()) == [], what="the end of what was kept for the mail")
+    planned = site.one("PLAN WORD 43 0")
+    text = site.replies(planned["id"])[0].get_payload(decode=True).decode()
+    assert f"wod-generate-pdf --json --word in {folder}" in text
+    assert not (folder / "1-Täst.docx").exists()
+
+
+def test_word_with_one_notebook_that_fails(site: Deployment) -> None:
+    folder = site.home(44) / "WKSHP-Test"
+    folder.mkdir(parents=True)
+    (folder / "1-Good.ipynb").write_text(notebook("# Hello"))
+    (folder / "2-Bad.ipynb").write_text("{")
+    row = site.one("WORD 44 0")
+    assert row["state"] == "failed"
+    assert step_of(row, "export")["error"] == "2-Bad.ipynb: It is no valid notebook."
+    kind, made = attached(site, row["id"])["1-Good.docx"]
+    assert kind == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+    assert made == (folder / "1-Good.docx").read_bytes()
+
+
+def test_nothing_to_export(site: Deployment) -> None:
+    row = site.one("PDF 45 0")
     assert row["state"] == "refused"
-    assert "not available in this version" in row["reason"]
+    assert "student45 has no folder WKSHP-Test, so there is nothing to export. Send a CREATE first." in row["reason"]
+
+
+def attached(site: Deployment, request: int) -> dict[str, tuple[str, bytes]]:
+    """The documents of the result mail: name to type and content."""
+    mail = next(mail for mail in site.replies(request) if mail["To"] != "monitor@localhost")
+    parts = [part for part in mail.walk() if part.get_filename() not in (None, "result.json")]
+    return {str(part.get_filename()): (part.get_content_type(), part.get_payload(decode=True)) for part in parts}
 
 
 def test_the_completion_ratio(site: Deployment) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.contract.accounts_contract import notebook
 from tests.support import free_port
-from wodmail import store, submit
+from wodmail import exporting, store, submit
 from wodmail.cli import test_action
 from wodmail.config import Settings, load
 from wodmail.mail import message, trust
@@ -152,11 +153,30 @@ def test_ranges(
     assert sum(line.startswith("Sending a mail to ") for line in out) == len(subjects)
 
 
+def test_exports_are_done_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = configure(tmp_path)
+    folder = load(file, files=False).WODSTUDDIR / "student5" / "WKSHP-Tea101"
+    folder.mkdir(parents=True)
+    (folder / "a.ipynb").write_text(notebook("hello"))
+    (folder / "b.ipynb").write_text("{")
+    status, out, err = act(capsys, "word", "CHLG-Tea101", "5,6", "--config", str(file))
+    assert status == 1
+    assert [line.partition("  ")[0] for line in out if line.startswith("/")] == [str(folder / "a.docx")]
+    assert (folder / "a.docx").read_bytes().startswith(b"PK")
+    assert err == [
+        "b.ipynb: It is no valid notebook.",
+        "student6 has no folder WKSHP-Tea101, so there is nothing to export. Send a CREATE first.",
+    ]
+
+
 @pytest.mark.parametrize("action", ["PDF", "WORD"])
-def test_exports_are_not_in_this_version(capsys: pytest.CaptureFixture[str], action: str) -> None:
-    status, out, err = act(capsys, action, "WKSHP-Tea101", "1")
-    assert (status, out) == (1, [])
-    assert err == [f"{action} is not available in this version. Available are CREATE, CLEANUP, RESET and PURGE."]
+def test_exports_that_are_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr(exporting, "NEEDED", ("no_such_module",))
+    status, _, err = act(capsys, action, "WKSHP-Tea101", "5", "--config", str(configure(tmp_path)))
+    assert status == 1
+    assert "pip install 'wodmail[export]'" in err[0]
 
 
 def test_refusal_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from wodmail.mail.command import (
     Limits,
     interpret,
     is_address,
-    not_available,
     parse,
     reading,
     render,
@@ -189,12 +188,6 @@ def test_how_number_is_read_follows_the_configuration() -> None:
     assert reading(Settings(WODAPIDBEXTURL="https://api.example.org/api")) == "participant"
     assert reading(Settings(WODAPIDBEXTURL="https://api.example.org/api", WODSUBJECTNUMBER="count")) == "count"
     assert reading(Settings(WODSUBJECTNUMBER="participant")) == "participant"
-
-
-def test_pdf_and_word_are_understood_but_not_available() -> None:
-    words = not_available(read("pdf 121 0")).sender
-    assert '"PDF 121 0" was understood' in words
-    assert "not available in this version" in words
 
 
 @pytest.mark.parametrize("address", ["a@example.org", "a.b-c+d@sub.example.org", "root@localhost", "1@2.example"])

@@ -1,4 +1,7 @@
-"""`wod-test-action`: send a command to the backend by mail and, if wanted, follow it to its end."""
+"""`wod-test-action`: send a command to the backend by mail and, if wanted, follow it to its end.
+
+PDF and WORD need no mail: they are done at once.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,28 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from wodmail import follow, submit
+from wodmail import exporting, follow, submit
+from wodmail import students as accounting
 from wodmail.catalog import Catalog
 from wodmail.config import Settings, load
 from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 from wodmail.mail.command import Broken, Limits, parse
+from wodmail.mail.grammar import visible
 from wodmail.mail.message import workshop as checked_workshop
+from wodmail.mail.report import size_of
 from wodmail.model import Action, Command, State
+from wodmail.students.base import folder_of
+from wodmail.students.exports import Document
 from wodmail.trace import trace_path
 
 ACTIONS = ("CREATE", "CLEANUP", "RESET", "PURGE", "PDF", "WORD")
 SYNTAX = f"wod-test-action <{'|'.join(ACTIONS)}> WKSHOP [MIN[,MAX]]"
 EX_FAILED, EX_USAGE, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 64, 69, 75, 78
-DESCRIPTION = "Send a command to the backend by mail and, with --wait, follow it to its end."
+DESCRIPTION = """Send a command to the backend by mail and, with --wait, follow it to its end. PDF and WORD are done
+at once, without mail: the documents are in the workshop's folder then."""
 EPILOG = """Without MIN the workshop's own range is used. CREATE and CLEANUP send one mail a student, RESET
-one for the range, PURGE takes one student. Exit status: 0 done (without --wait: sent), 1 failed or refused,
+one for the range, PURGE takes one student; PDF and WORD don't heed --wait and --timeout.
+Exit status: 0 done (without --wait: sent), 1 failed or refused,
 64 usage, 69 no server, 75 not ended within the time, 78 configuration."""
 
 
@@ -86,8 +96,6 @@ def run(argv: Sequence[str]) -> int:
     action = _action(options.action)
     if not options.workshop:
         raise UsageError("WKSHOP is mandatory")
-    if action in (Action.PDF, Action.WORD):
-        raise Refused(f"{action} is not available in this version. Available are CREATE, CLEANUP, RESET and PURGE.")
     settings = load(options.config, files=False)
     workshop = _workshop(options.workshop, action)
     students = _students(options.range, action, workshop, settings)
@@ -95,6 +103,8 @@ def run(argv: Sequence[str]) -> int:
     print(f"Action: {action}")
     print(f"We are working on {workshop}")
     print(f"Student range: {students}")
+    if action in exporting.FORMS:
+        return _export(settings, orders, workshop)
     begun = time.time()
     sent = [_send(settings, order, workshop) for order in orders]
     return _wait(settings, sent, begun, options.timeout) if options.wait else 0
@@ -178,6 +188,39 @@ def _send(settings: Settings, order: Order, workshop: str) -> str:
     mail = submit.build(settings, order.command, order.subject, workshop)
     submit.send(settings, mail, lambda line: print(line, flush=True))
     return str(mail["Message-ID"])
+
+
+def _export(settings: Settings, orders: Sequence[Order], workshop: str) -> int:
+    """Export at once, one student after another, and say what was made."""
+    exporting.require()
+    status = 0
+    accounts = accounting.for_settings(settings)
+    try:
+        for order in orders:
+            student = order.command.first or 0
+            print(f"Exporting the notebooks of {order.who} in {workshop}", flush=True)
+            try:
+                accounts.check(student)
+                found = accounts.export(student, workshop, exporting.FORMS[order.command.action])
+            except WodmailError as error:
+                _complain(error.sender)
+                status = EX_FAILED
+                continue
+            status = _told(accounts.home(student), workshop, found) or status
+    finally:
+        accounts.close()
+    return status
+
+
+def _told(home: Path, workshop: str, found: Sequence[Document]) -> int:
+    """Print the documents and what failed; gives the exit status."""
+    folder = home / folder_of(workshop)
+    for each in found:
+        if each.path:
+            print(f"{folder / visible(each.path)}  {size_of(each.size)}")
+        else:
+            _complain(f"{visible(each.notebook)}: {visible(each.error, 300)}")
+    return EX_FAILED if any(not each.path for each in found) else 0
 
 
 def _wait(settings: Settings, sent: Sequence[str], begun: float, seconds: float) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from wodmail import compiling
+from wodmail import compiling, documents, exporting
 from wodmail.errors import WodmailError
 from wodmail.jobs.plan import PlannedStep
 from wodmail.jobs.services import Services
 from wodmail.model import JobSpec
 from wodmail.schema import Settings
 from wodmail.scripts import Kind
+from wodmail.students import exports
 
 _SCRIPTS: dict[str, Kind] = {
     "create-script": "create",
@@ -48,6 +49,9 @@ class Describer:
             return [f"set a password of {settings.WODPASSWORDLENGTH} characters for student{student}"]
         if step.kind == "erase":
             return [f"empty {home}, {settings.WODSSHKEYTYPE} key pair in {home / '.ssh'}"]
+        if step.kind == "export":
+            words = " ".join(exports.argv(exporting.PROGRAM, exporting.FORMS[spec.action]))
+            return [f"{words} in {home / spec.ws}", f"attach up to {documents.MOST // 2**20} MiB to the result mail"]
         if step.kind == "trace":
             return [f"end of procmail-action for student {student} …"]
         if step.kind in ("hub-start", "hub-stop") and not self._services.hub.enabled:

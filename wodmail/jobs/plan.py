@@ -6,6 +6,7 @@ student, named `erase-student12`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from wodmail.catalog import Workshop
@@ -173,6 +174,23 @@ def _reset(spec: JobSpec, workshop: Workshop) -> list[PlannedStep]:
     return steps
 
 
+def _export(spec: JobSpec, _workshop: Workshop) -> list[PlannedStep]:
+    form = "PDF" if spec.action is Action.PDF else "Word"
+    return [
+        _step("validate", "check student, workshop and home"),
+        _step("export", f"export the notebooks of {spec.ws} to {form} as the student, for the result mail"),
+    ]
+
+
+_BY_ACTION: dict[Action, Callable[[JobSpec, Workshop], list[PlannedStep]]] = {
+    Action.CREATE: _create,
+    Action.CLEANUP: _cleanup,
+    Action.RESET: _reset,
+    Action.PDF: _export,
+    Action.WORD: _export,
+}
+
+
 def await_registry(spec: JobSpec) -> list[PlannedStep]:
     """What a job does while nobody can say what belongs to its workshop: the API-DB is away."""
     return [
@@ -197,6 +215,6 @@ def plan(spec: JobSpec, workshop: Workshop | None) -> list[PlannedStep]:
     elif spec.action is Action.RESET and not workshop.reset:
         steps = [_step("nothing-to-reset", f"nothing: {spec.ws} says reset: false")]
     else:
-        steps = {Action.CREATE: _create, Action.CLEANUP: _cleanup, Action.RESET: _reset}[spec.action](spec, workshop)
+        steps = _BY_ACTION[spec.action](spec, workshop)
     first = spec.students[0]
     return [PlannedStep(s.name, s.kind, s.student or first, s.always, s.stops, s.what) for s in [*steps, trace]]

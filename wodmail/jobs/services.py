@@ -8,6 +8,7 @@ from wodmail.catalog import Workshop
 from wodmail.children import Children
 from wodmail.config import Settings
 from wodmail.directory import Directory
+from wodmail.documents import Documents
 from wodmail.errors import Refused
 from wodmail.hub import Hub
 from wodmail.jobs.passwords import Passwords
@@ -36,6 +37,7 @@ class Services:
     scripts: Scripts
     children: Children
     passwords: Passwords
+    documents: Documents
     trace: Trace
     masker: Masker
 

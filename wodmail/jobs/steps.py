@@ -9,7 +9,7 @@ from collections.abc import Callable
 from wodmail import compiling, completion, vault, vaultkeys
 from wodmail.catalog import Workshop
 from wodmail.errors import Away, Failed, Overtaken, Refused
-from wodmail.jobs import earlier
+from wodmail.jobs import earlier, exports
 from wodmail.jobs.plan import AWAIT_REGISTRY
 from wodmail.jobs.services import StepContext
 from wodmail.model import Action, State, StepResult
@@ -377,5 +377,6 @@ STEPS: dict[str, Callable[[StepContext], StepResult]] = {
     "registry-cleaned": registry_cleaned,
     "keep-seat": keep_seat,
     "free-seat": free_seat,
+    "export": exports.export,
     "trace": trace,
 }

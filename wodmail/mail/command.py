@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wodmail.config import Settings
-from wodmail.errors import Refused
 from wodmail.mail.grammar import Broken, Limits, is_address, outside, parse, refuse, render, visible
 from wodmail.model import Action, Command
 
@@ -18,7 +17,6 @@ __all__ = [
     "Reading",
     "interpret",
     "is_address",
-    "not_available",
     "parse",
     "reading",
     "render",
@@ -96,14 +94,6 @@ def repair(broken: Broken, student_of: Callable[[int], int], reading: Reading, l
         refuse(subject, what, broken.action, limits)
     note = f'the subject said "[object Promise]" for the student; participant {broken.number} has student {student}'
     return Command(action=broken.action, first=student, number=broken.number), note
-
-
-def not_available(command: Command) -> Refused:
-    """The refusal of an action that is understood but that this version can't do (PDF and WORD)."""
-    return Refused(
-        f'"{visible(render(command))}" was understood, but {command.action} is not available in this version. '
-        f"Nothing was changed. Available are: CREATE, CLEANUP, RESET, PURGE, PLAN and PING."
-    )
 
 
 def _span(first: int, last: int) -> str:

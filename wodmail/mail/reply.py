@@ -19,6 +19,7 @@ from wodmail.mail.grammar import is_address, visible
 from wodmail.mail.letter import letter, message_id, no_reply_reason, should_reply
 from wodmail.mail.report import (
     CredentialsData,
+    DocumentReport,
     JobReport,
     PlanStep,
     ReplyData,
@@ -33,6 +34,7 @@ from wodmail.model import State
 
 __all__ = [
     "CredentialsData",
+    "DocumentReport",
     "JobReport",
     "PlanStep",
     "ReplyData",
@@ -84,7 +86,24 @@ def render_result(settings: Settings, data: ReplyData) -> EmailMessage:
         subtype="json",
         filename="result.json",
     )
+    for each in data.documents:
+        if each.data is not None:
+            _attach(mail, each, several=len(data.jobs) > 1)
     return mail
+
+
+def _attach(mail: EmailMessage, document: DocumentReport, *, several: bool) -> None:
+    """Attach a document under a name that is safe anywhere, whatever the student has called the notebook."""
+    stem, _, ending = document.path.rpartition(".")
+    plain = "".join(char if char.isprintable() and char not in '"\\/:*?<>|' else "-" for char in stem)
+    name = f"{plain[-80:].lstrip('.')}.{ending}"
+    kind = "pdf" if ending == "pdf" else "vnd.openxmlformats-officedocument.wordprocessingml.document"
+    mail.add_attachment(
+        document.data,
+        maintype="application",
+        subtype=kind,
+        filename=f"student{document.student}-{name}" if several else name,
+    )
 
 
 def render_refusal(settings: Settings, data: ReplyData) -> EmailMessage:

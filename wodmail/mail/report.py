@@ -67,6 +67,28 @@ class JobReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentReport:
+    """A document that a PDF or WORD has made.
+
+    Args:
+        student: whose it is.
+        path: within the workshop's folder.
+        size: bytes.
+        data: what is attached; None when it is left out.
+    """
+
+    student: int
+    path: str
+    size: int
+    data: bytes | None = field(default=None, repr=False)
+
+    @property
+    def line(self) -> str:
+        """The document in words: whose, its path, its size."""
+        return f"student{self.student}: {visible(self.path)}, {size_of(self.size)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyData:
     """What a reply tells about its request.
 
@@ -89,6 +111,8 @@ class ReplyData:
         turn: 1, one more after each retry.
         in_reply_to: Message-ID of the mail that is answered.
         references: References header of that mail.
+        documents: what a PDF or WORD has made.
+        left_out: why some of them are not attached.
     """
 
     request: int
@@ -109,6 +133,8 @@ class ReplyData:
     turn: int = 1
     in_reply_to: str = ""
     references: str = ""
+    documents: tuple[DocumentReport, ...] = ()
+    left_out: str = ""
 
     @property
     def quoted(self) -> str:
@@ -176,6 +202,10 @@ def result_json(data: ReplyData, *, credentials: bool) -> dict[str, object]:
         "warnings": list(data.warnings),
         "what_next": what_next(data),
         "jobs": [_job_json(job, credentials) for job in data.jobs],
+        "documents": [
+            {"student": each.student, "path": each.path, "size": each.size, "attached": each.data is not None}
+            for each in data.documents
+        ],
     }
 
 
@@ -232,6 +262,11 @@ def what_next(data: ReplyData) -> str:
     if data.state is State.SHELVED:
         return f"The server died several times while it ran alone. `wodmail retry {number}` frees it."
     return ""
+
+
+def size_of(size: int) -> str:
+    """A size in KiB, from 1 MiB on in MiB."""
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{(size + 1023) // 1024} KiB"
 
 
 def first_line(text: str) -> str:
