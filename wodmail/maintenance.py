@@ -166,11 +166,12 @@ def _run(
     masker.register_settings(settings)
     tasks: list[TaskResult] = []
     lines: list[str] = []
+    hidden: set[tuple[str, str]] = set()
 
     def keep(event: dict[str, Any]) -> bool:
         lines.extend(str(event.get("stdout") or "").splitlines())
         del lines[:-TAIL_LINES]
-        task = read_event(event, masker.mask_value)
+        task = read_event(event, masker.mask_value, hidden)
         if task is not None:
             tasks.append(task)
             if on_task is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 ITEM = "item_"
+CHANGED = re.compile(r"^changed: \[", re.MULTILINE)
 STATUSES = {
     "runner_on_ok": "ok",
     "runner_on_failed": "failed",
@@ -51,18 +52,28 @@ class TaskResult:
         return next((tag.removeprefix(ITEM) for tag in self.tags if tag.startswith(ITEM)), "")
 
 
-def read_event(event: Mapping[str, Any], mask: Callable[[Any], Any]) -> TaskResult | None:
+def read_event(
+    event: Mapping[str, Any], mask: Callable[[Any], Any], hidden: set[tuple[str, str]] | None = None
+) -> TaskResult | None:
     """A finished task out of one of ansible-runner's events; None when the event is of another kind.
 
     Args:
         event: as ansible-runner hands it over.
         mask: takes secrets out of a value.
+        hidden: kept from event to event: tasks of which an item of a loop was changed without a word (`no_log`).
     """
     status = STATUSES.get(str(event.get("event")))
-    if status is None:
-        return None
     data = event.get("event_data", {})
     result = mask(data.get("res") or {})
+    task = (str(data.get("task_uuid")), str(data.get("host")))
+    if "censored" in result and CHANGED.search(str(event.get("stdout"))):
+        # Of a task with no_log ansible-runner keeps nothing but the printed line.
+        (hidden if hidden is not None else set()).add(task)
+        result = {**result, "changed": True}
+    if status is None:
+        return None
+    if hidden is not None and task in hidden:
+        result = {**result, "changed": True}
     if status == "failed" and data.get("ignore_errors"):
         status = "ok"
     if status == "ok" and result.get("changed"):

@@ -98,6 +98,29 @@ def test_failures_are_told(tmp_path: Path) -> None:
     assert done.tasks[-1].item == "first"
 
 
+SILENT = """---
+- name: Trial
+  hosts: production
+  gather_facts: false
+  tasks:
+    - name: Alone
+      ansible.builtin.copy: {content: "word-of-{{ OUT }}", dest: "{{ OUT }}", mode: "0600"}
+      no_log: true
+    - name: Loop
+      ansible.builtin.copy: {content: "word-of-{{ OUT }}", dest: "{{ OUT }}-{{ item }}", mode: "0600"}
+      loop: [a, b]
+      no_log: true
+"""
+
+
+def test_changes_of_tasks_that_say_nothing_are_told(tmp_path: Path) -> None:
+    settings = site(tmp_path, SILENT)
+    first, second = (run(settings, tmp_path / "out") for _ in range(2))
+    assert ([task.status for task in first.tasks], first.changed) == (["changed", "changed"], 2)
+    assert [task.status for task in second.tasks] == ["ok", "ok"]
+    assert "word-of" not in repr(first)
+
+
 def test_no_such_playbook(tmp_path: Path) -> None:
     with pytest.raises(Failed, match=r"no playbook absent\.yml"):
         play(site(tmp_path), "absent")
