@@ -207,7 +207,11 @@ def export_documents(limits: Limits, request: Request, account: Account) -> Answ
     become(account)
     with opened_home(account) as home, _home_trouble(account, "read"):
         folder = os.open(workshop, treewriter.FOLDER_FLAGS, dir_fd=home)
+    try:
         found = exports.taken(folder, report, str(form))
+    except ValueError as error:
+        words = f"The notebooks of {account.name} could not be exported."
+        raise HelperError("failed", words, f"{limits.exporter}: {error}") from error
     if not found:
         raise HelperError("refused", exports.no_notebooks(account.name, workshop))
     rows, payload = exports.packed(found)
