@@ -19,7 +19,7 @@ from wodmail.cli.root import root
 GATE = "until test -e {folder}/gate-$stdid; do sleep 0.02; done\necho $stdid >>{folder}/order\n"
 
 
-@pytest.fixture(params=databases.KINDS)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
     """A deployment on each database, whose create script waits for a file and writes down who came."""
     with databases.fresh(request.param, tmp_path) as url:
@@ -85,6 +85,7 @@ def test_nothing_starts_and_nothing_is_lost(site: Deployment) -> None:
     wait_until(lambda: any("drained since" in str(mail) for mail in site.replies(4)), what="PING's answer")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("site", ["sqlite"], indirect=True)
 def test_a_drained_server_killed_while_a_job_runs(site: Deployment) -> None:
     process = site.start()
