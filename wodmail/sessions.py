@@ -209,14 +209,19 @@ def advanced(connection: sa.Connection, backend: str, seen: Reading) -> float:
         backend: whose clock.
         seen: the machine's clocks.
     """
-    name = f"session-clock:{backend}"
-    stored = connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar()
+    name, stored = _clock_of(connection, backend)
     mark = sessionclock.advance(sessionclock.loaded(stored), seen)
     if stored is None:
         connection.execute(facts.insert(), {"name": name, "value": sessionclock.dumped(mark)})
     else:
         connection.execute(facts.update().where(facts.c.name == name).values(value=sessionclock.dumped(mark)))
     return mark.now
+
+
+def _clock_of(connection: sa.Connection, backend: str) -> tuple[str, str | None]:
+    """The name of the fact that keeps a backend's session clock, and what it says."""
+    name = f"session-clock:{backend}"
+    return name, connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar()
 
 
 def clean(settings: Settings, spool: Spool, student: int, participant: int, workshop: str, mark: str) -> None:
@@ -251,8 +256,9 @@ def running(store: Store, clocks: Callable[[], Reading] = sessionclock.reading) 
     Raises:
         Temporary: the database can't be reached.
     """
-    with store.transaction() as connection:
-        now = advanced(connection, store.backend, clocks())
+    with store.reading() as connection:
+        _, stored = _clock_of(connection, store.backend)
+    now = sessionclock.advance(sessionclock.loaded(stored), clocks()).now
     query = sa.select(sessions).where(sessions.c.backend == store.backend, sessions.c.state == ON)
     return [_session(row, now) for row in store.rows(query.order_by(sessions.c.ends, sessions.c.student))]
 

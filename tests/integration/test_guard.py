@@ -35,7 +35,7 @@ from wodmail.mail.listener import Listener
 from wodmail.mail.spool import Spool
 from wodmail.model import State
 from wodmail.registry.embedded import EmbeddedRegistry
-from wodmail.store import open_store, requests
+from wodmail.store import open_store, requests, sessions
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 
@@ -171,6 +171,18 @@ def test_a_busy_kernel_is_left_alone_until_its_session_is_over(site: Path, start
     assert (guard.cycle().findings, started[0].poll()) == ([], None)
     change = guard.policy.kernels.model_copy(update={"limit_seconds": 0.5})
     guard.judge.replace(guard.policy.model_copy(update={"kernels": change}))
+    store = open_store(settings)
+    store.migrate()
+    ends = {"remind": time.time() + 60, "ends": time.time() + 3600, "reminded": False, "state": "on"}
+    who = {"job": 1, "backend": store.backend, "request": 1, "student": FIRST, "workshop": "WKSHP-X", "participant": 0}
+    with store.transaction() as connection:
+        connection.execute(sessions.insert(), {**who, **ends})
+    guard._next_sessions = float("-inf")
+    assert (guard.cycle().findings, started[0].poll()) == ([], None)  # its session goes on
+    with store.transaction() as connection:
+        connection.execute(sessions.delete())
+    store.close()
+    guard._next_sessions = float("-inf")
     (found,) = guard.cycle().findings
     assert (found.rule, found.then.word, started[0].wait(10)) == ("kernel-age", "stop", -signal.SIGKILL)
     assert guard.cases.seats == {}  # an old kernel is no reason for a PURGE

@@ -107,6 +107,7 @@ class Judge:
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.programs = policy, Programs(policy)
+        self.in_session: frozenset[int] = frozenset()  # students whose session goes on: their kernels may be old
         self.tracks: dict[Key, Track] = {}
         self.together: dict[int, Track] = {}
         self._last: dict[Key, Seen] = {}
@@ -207,7 +208,8 @@ class Judge:
                 found.setdefault((seen.student, rule), []).append((seen, policy.denied.then, words))
             allowed = self.programs.allowed(seen)
             if allowed is not None:
-                if allowed.kernel and seen.age_seconds > policy.kernels.limit_seconds:
+                old = seen.age_seconds > policy.kernels.limit_seconds
+                if allowed.kernel and old and seen.student not in self.in_session:
                     hours = f"{seen.age_seconds / 3600:.1f} h old, limit {policy.kernels.limit_seconds / 3600:.1f} h"
                     entry = (seen, policy.kernels.then, f"{_what(seen)}: {hours}")
                     found.setdefault((seen.student, "kernel-age"), []).append(entry)

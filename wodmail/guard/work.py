@@ -9,8 +9,9 @@ from typing import Any
 
 import structlog
 
+from wodmail import sessions
 from wodmail.config import Settings
-from wodmail.errors import ConfigError, Refused, WodmailError
+from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 from wodmail.guard import evidence, files, policy, purge, records
 from wodmail.guard.judge import Finding, Judge, Look
 from wodmail.guard.ladder import Case, Cases, Step
@@ -21,10 +22,12 @@ from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
 from wodmail.guard.watch import Seen, Students, Watcher
 from wodmail.mail.grammar import visible
+from wodmail.store import open_store
 
 log = structlog.get_logger("wodmail.guard")
 
 SWEEP_EVERY = 3600.0
+SESSIONS_EVERY = 60.0
 PURGE_EVERY = 60.0
 
 
@@ -75,7 +78,7 @@ class Guard:
         self.evidence = evidence.Store(self.folder, settings.WODRETENTION)
         self.alarm = Alarm(self.policy.load)
         self._gpus = GpuWatch(smi or Smi())
-        self._next_sweep = self._next_purge = float("-inf")
+        self._next_sweep = self._next_purge = self._next_sessions = float("-inf")
         self._by_pid: dict[int, Seen] = {}
         records.restore(self.folder, self.cases, self.judge)
 
@@ -86,6 +89,7 @@ class Guard:
         begun = time.perf_counter()
         now = time.monotonic()
         look = self._look(now)
+        self._look_at_sessions(now)
         found = [*self.judge.judge(look), *self._hidden(look)]
         cycle = Cycle(found, processes=len(look.processes), scan_seconds=time.perf_counter() - begun)
         self._by_pid = {seen.pid: seen for seen in look.processes}
@@ -100,6 +104,20 @@ class Guard:
             self._write(cycle)
             self._sweep(now)
         return cycle
+
+    def _look_at_sessions(self, now: float) -> None:
+        """Learn whose session goes on: with the embedded registry its end counts, not the policy's hours."""
+        if self.settings.apidb or now < self._next_sessions:
+            return
+        self._next_sessions = now + SESSIONS_EVERY
+        store = open_store(self.settings)
+        try:
+            if store.made():
+                self.judge.in_session = frozenset(each.student for each in sessions.running(store) if each.left > 0)
+        except Temporary as error:  # what was known last stays true enough
+            log.warning("service-away", cause=error.operator)
+        finally:
+            store.close()
 
     def measure(self) -> None:
         """Look without doing anything about it, so that the next cycle knows how busy each process is."""
