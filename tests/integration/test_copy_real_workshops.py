@@ -33,7 +33,7 @@ NEEDED = {
 }
 RAW = r"\{%\s*raw\s*%\}(.*?)\{%\s*endraw\s*%\}"
 
-pytestmark = pytest.mark.skipif(not WORKSHOPS, reason="no ../shared/notebooks beside the checkout")
+pytestmark = pytest.mark.skipif(not WORKSHOPS, reason="no real workshops beside the checkout")
 
 
 def desk_for(folder: Path, needed: dict[str, str]) -> Desk:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _make(folder: Path) -> None:
-    mirror = os.environ.get("WODMAIL_TEST_MIRROR", MIRROR)
+    mirror = os.environ.get("WODMAIL_TEST_MIRROR") or _mirror()
     kept = store() / "cache" / "debootstrap"
     kept.mkdir(parents=True, exist_ok=True)
     argv = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--cache-dir={kept}"]
@@ -100,6 +101,14 @@ def _make(folder: Path) -> None:
     _in(folder, "update-ca-certificates")
     for left in (folder / "var/lib/apt/lists").glob("*_*"):
         left.unlink()
+
+
+def _mirror() -> str:
+    """This machine's own mirror of Debian, else Debian's."""
+    sources = Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.*"))
+    text = "\n".join(file.read_text(errors="replace") for file in sources if file.is_file())
+    found = re.findall(r"^(?:deb (?:\[[^\]]*\] )?|URIs:\s*)(https?://\S+/debian)/?(?:\s|$)", text, re.MULTILINE)
+    return found[0] if found else MIRROR
 
 
 def _in(folder: Path, *argv: str) -> None:

@@ -141,7 +141,7 @@ def test_the_status_of_warnings(config: Path) -> None:
     assert [command(config)[0], command(config, "--strict")[0]] == [0, 1]
 
 
-@pytest.mark.skipif(NOTEBOOKS is None, reason="no ../shared/notebooks beside the checkout")
+@pytest.mark.skipif(NOTEBOOKS is None, reason="no real workshops beside the checkout")
 def test_real_workshops(tmp_path: Path) -> None:
     """What is missing is told with a line that names it; with the variables at hand nothing of it is left."""
     settings = settings_of(tmp_path, tmp_path / "state").model_copy(update={"WODNOBO": NOTEBOOKS})
