@@ -14,6 +14,7 @@ PROGRAMS = {
     "bash": ("bash", "bash"),
     "nc": ("nc.openbsd", "netcat-openbsd"),
     "nc-traditional": ("nc.traditional", "netcat-traditional"),
+    "fail2ban-regex": ("fail2ban-regex", "fail2ban"),
     "ip": ("ip", "iproute2"),
     "node": ("node", "nodejs"),
     "pdftotext": ("pdftotext", "poppler-utils"),

@@ -187,6 +187,11 @@ class Settings(BaseModel):
     WODLISTEN: str = key("127.0.0.1", "Address of the listener.", min_length=1)
     WODPOSTPORT: Port = key(10025, "Port on which commands arrive by SMTP.")
     WODTRUSTEDPEERS: Networks = key(networks(*LOOPBACK), "Networks that may speak the lenient dialect of old clients.")
+    WODNEVERBAN: Networks = key(
+        [],
+        "Networks that fail2ban never shuts out: front ends before JupyterHub, this host's address behind NAT; besides "
+        "loopback, its own addresses and WODTRUSTEDPEERS (docs/fail2ban.md).",
+    )
     WODMAILSIZE: int = key(1024 * 1024, "Largest mail accepted, in bytes, 1 KiB to 100 MiB.", ge=1024, le=104857600)
     WODTLSCERT: Path | None = key(None, "Certificate chain for STARTTLS on the listener (PEM).")
     WODTLSKEY: Path | None = key(None, "Its private key (PEM, mode 0600).")

@@ -21,6 +21,7 @@ MODULES = {
     "demo": "demo",
     "drain": "drain",
     "extend": "sessions",
+    "fail2ban-ip": "fail2ban_ip",
     "guard": "guard",
     "helper": "helper",
     "install": "install",
