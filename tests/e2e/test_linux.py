@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from tests import asuser
+from tests.contract.accounts_contract import notebook
 from tests.e2e.harness import step_of
 from tests.e2e.linuxsite import SUDOERS, LinuxDeployment, install_helper, linux_deployment
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, logs_in, running
-from tests.parts import require
+from tests.parts import missing, require
 from tests.support import wait_until
 from wodmail.students import install
 
@@ -168,6 +169,25 @@ def test_create(site: LinuxDeployment, home: Path) -> None:
     mail = site.replies(row["id"])[0]
     assert mail["To"] == "frontend@localhost"
     assert password not in mail.as_string(), "production keeps passwords out of result mails"
+
+
+def test_pdf_is_made_as_the_student_and_comes_with_the_mail(site: LinuxDeployment, home: Path) -> None:
+    if not install.exporter():
+        missing("exporter", "wod-generate-pdf beside this python could be changed by others than root")
+    folder = home / "WKSHP-Test"
+    folder.mkdir()
+    (folder / "1-Lab.ipynb").write_text(notebook("# Hello"))
+    for path in (folder, folder / "1-Lab.ipynb"):
+        os.chown(path, BASE + FIRST, BASE + FIRST)
+    folder.chmod(0o700)
+    with asuser.reachable(f"student{FIRST}"):
+        row = site.one(f"PDF {FIRST} 0")
+    assert row["state"] == "done", row
+    status = (folder / "1-Lab.pdf").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (BASE + FIRST, BASE + FIRST, 0o644)
+    made = {part.get_filename(): part.get_payload(decode=True) for part in site.replies(row["id"])[0].walk()}
+    assert made["1-Lab.pdf"] == (folder / "1-Lab.pdf").read_bytes()
+    wait_until(lambda: list((site.state / "documents").iterdir()) == [], what="the end of what was kept for the mail")
 
 
 def test_what_create_leaves_belongs_to_the_student(site: LinuxDeployment, home: Path) -> None:

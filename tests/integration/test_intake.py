@@ -17,6 +17,7 @@ import structlog
 import yaml
 
 from tests import databases
+from wodmail import exporting
 from wodmail.catalog import Catalog
 from wodmail.errors import Failed, Temporary
 from wodmail.intake import Intake
@@ -144,6 +145,21 @@ def test_only_the_newest_request_of_the_student_counts(desk: Desk) -> None:
     assert desk.take("CLEANUP 5,9 0")["state"] == "waiting"
     assert desk.take("CREATE 7 0")["state"] == "waiting"
     assert desk.take("CREATE 7 0")["state"] == "duplicate"
+
+
+def test_a_pdf_repeats_its_like_and_makes_nothing_between_it_new(desk: Desk) -> None:
+    """A client that repeats its CREATE does not get a second one because there was a PDF in between."""
+    subjects = ["CREATE 7 0", "PDF 7 0", "WORD 7 0", "WORD 7 0", "CREATE 7 0", "PDF 7 0"]
+    states = [desk.take(subject)["state"] for subject in subjects]
+    assert states == ["waiting"] * 3 + ["duplicate"] * 3
+
+
+@pytest.mark.parametrize("subject", ["PDF 7 0", "WORD 7 0", "PLAN PDF 7 0"])
+def test_exports_that_are_not_installed_are_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch, subject: str) -> None:
+    monkeypatch.setattr(exporting, "NEEDED", ("no_such_module",))
+    row = desk.take(subject)
+    assert (row["state"], row["jobs"]) == ("refused", [])
+    assert "pip install 'wodmail[export]'" in row["reason"]
 
 
 def test_a_create_that_ended_may_come_again_with_a_count(desk: Desk) -> None:

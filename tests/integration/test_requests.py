@@ -171,6 +171,13 @@ def test_retry_refuses_what_is_overtaken_unless_forced(services: Services) -> No
     assert requests.retry(services.store, request, force=True) == [job]
 
 
+def test_a_pdf_overtakes_nothing(services: Services) -> None:
+    request, job = add(services)
+    Runner(services).finish(job, "failed")
+    add(services, "PDF")
+    assert requests.retry(services.store, request) == [job]
+
+
 def test_a_mail_that_cannot_be_rendered_holds_up_no_other(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
     for student in (7, 8):

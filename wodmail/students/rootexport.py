@@ -49,9 +49,10 @@ def run(account: Account, exporter: str, workshop: str, form: str) -> bytes:
         raise HelperError("refused", _NOT_INSTALLED, cause)
     try:
         trusted(Path(exporter))
-    except (OSError, HelperError) as error:
-        cause = getattr(error, "cause", error)
-        raise HelperError("failed", _NOT_INSTALLED, f"{exporter}: {cause}") from error
+    except HelperError as error:
+        raise HelperError("failed", _NOT_INSTALLED, error.cause) from error
+    except OSError as error:
+        raise HelperError("failed", _NOT_INSTALLED, f"{exporter}: {error.strerror}") from error
     libc = ctypes.CDLL(None, use_errno=True)
     libc.unshare(_NEWNET)  # where root may not, the exporter tries it in a namespace of users
 
