@@ -111,32 +111,30 @@ def _empty(accounts: Accounts, student: int) -> Cleaned:
 def _standstill(settings: Settings) -> Iterator[None]:
     """Let no job start meanwhile; a backend that was drained before stays drained.
 
-    The database is WODUSER's, so it is changed with WODUSER's rights.
+    When an operator drains it meanwhile it stays drained, too. The database is WODUSER's, so it is changed with WODUSER's
+    rights.
     """
     user = pwd.getpwuid(os.geteuid()) if settings.WODSANDBOX else pwd.getpwnam(settings.WODUSER)
-    ours = as_user(user, lambda: _drain(settings))
+    holder = as_user(user, lambda: _hold(settings))
     try:
         yield
     finally:
-        if ours:
-            as_user(user, lambda: _resume(settings))
+        if holder:
+            as_user(user, lambda: _release(settings, holder))
 
 
-def _drain(settings: Settings) -> bool:
-    """Drain the backend; returns whether it was not drained before."""
+def _hold(settings: Settings) -> str:
+    """Hold the backend drained; empty when there is nothing to be released afterwards."""
     store = open_store(settings)
     try:
-        if not store.made() or drained.current(store).on:
-            return False
-        drained.drain(store, REASON)
+        return drained.hold(store, REASON) if store.made() else ""
     finally:
         store.close()
-    return True
 
 
-def _resume(settings: Settings) -> bool:
+def _release(settings: Settings, holder: str) -> bool:
     store = open_store(settings)
     try:
-        return drained.resume(store).on
+        return drained.release(store, holder)
     finally:
         store.close()

@@ -7,6 +7,7 @@ in which it marks them: once `drain` has returned, nothing starts.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -29,12 +30,14 @@ class Drain:
         reason: the operator's words, empty for none.
         told: the request whose lateness WODMONITOR was told of during this drain, 0 for none.
         resumed: when the last drain ended, seconds since 1970; 0.0 when there was none.
+        holders: the programs that drained it while they work, see `hold`; empty when an operator did.
     """
 
     since: float | None = None
     reason: str = ""
     told: int = 0
     resumed: float = 0.0
+    holders: tuple[str, ...] = ()
 
     @property
     def on(self) -> bool:
@@ -85,6 +88,8 @@ def current(store: Store) -> Drain:
 def drain(store: Store, reason: str = "") -> Drain:
     """Let no job start from now on; a backend that is drained stays so, with its first time.
 
+    One that a program only holds (`hold`) is the operator's from then on: the program's end does not resume it.
+
     Args:
         store: the database.
         reason: for whoever asks why; replaces an earlier one unless it is empty.
@@ -98,7 +103,8 @@ def drain(store: Store, reason: str = "") -> Drain:
     with store.transaction() as connection:
         known = _look(connection, store.backend)
         new = replace(known, since=time.time(), told=0, reason="") if known.since is None else known
-        new = replace(new, reason=reason or new.reason)
+        theirs = "" if known.holders else new.reason
+        new = replace(new, reason=reason or theirs, holders=())
         _write(connection, store.backend, new)
     return new
 
@@ -117,6 +123,51 @@ def resume(store: Store) -> Drain:
         if known.on:
             _write(connection, store.backend, Drain(resumed=time.time()))
     return known
+
+
+def hold(store: Store, reason: str) -> str:
+    """Let no job start while a program works; `release` ends that unless an operator has drained it meanwhile.
+
+    Args:
+        store: the database.
+        reason: for whoever asks why.
+
+    Returns:
+        What `release` takes; empty when an operator has drained it, whose drain it stays.
+
+    Raises:
+        Temporary: the database can't be reached.
+    """
+    holder = secrets.token_hex(8)
+    with store.transaction() as connection:
+        known = _look(connection, store.backend)
+        if known.on and not known.holders:
+            return ""
+        new = known if known.on else replace(known, since=time.time(), told=0, reason=reason)
+        _write(connection, store.backend, replace(new, holders=(*known.holders, holder)))
+    return holder
+
+
+def release(store: Store, holder: str) -> bool:
+    """Let the kept jobs start when nobody else holds the backend; an operator's drain goes on.
+
+    Args:
+        store: the database.
+        holder: what `hold` returned.
+
+    Returns:
+        Whether jobs may start now because of it.
+
+    Raises:
+        Temporary: the database can't be reached.
+    """
+    with store.transaction() as connection:
+        known = _look(connection, store.backend)
+        if holder not in known.holders:
+            return False
+        left = tuple(each for each in known.holders if each != holder)
+        _write(connection, store.backend, replace(known, holders=left) if left else Drain(resumed=time.time()))
+    return not left
 
 
 def note_told(connection: sa.Connection, backend: str, request: int) -> None:
@@ -174,7 +225,8 @@ def _read(text: str | None) -> Drain:
     if text is None:
         return Drain()
     data = json.loads(text)
-    return Drain(**{name: data[name] for name in ("since", "reason", "told", "resumed")})
+    known = {name: data[name] for name in ("since", "reason", "told", "resumed")}
+    return Drain(**known, holders=tuple(data.get("holders", ())))
 
 
 def _text(drain: Drain) -> str:

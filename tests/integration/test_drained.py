@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import databases
-from wodmail import drained, retention
+from wodmail import cleanupusers, drained, retention
 from wodmail.alarms import LATE_AFTER, Alarms
 from wodmail.engine import Engine, Work
 from wodmail.mail.reply import render_late
@@ -24,7 +24,7 @@ from wodmail.mail.report import ReplyData
 from wodmail.model import State
 from wodmail.requests import NewRequest, accept
 from wodmail.schema import Settings
-from wodmail.store import Store, jobs, mails, requests
+from wodmail.store import Store, jobs, mails, open_store, requests
 
 HERE = "here"
 
@@ -171,6 +171,46 @@ def test_the_first_drain_counts_and_its_reason_can_be_given_later(store: Store) 
     assert not drained.resume(store).on
     after = drained.current(store)
     assert (after.on, after.words(), after.resumed > 0) == (False, "", True)
+
+
+def test_a_program_ends_its_own_hold_alone(store: Store) -> None:
+    one, two = drained.hold(store, "homes"), drained.hold(store, "homes")
+    assert drained.current(store).reason == "homes"
+    assert not drained.release(store, one), "the other one still works"
+    assert drained.current(store).on
+    assert drained.release(store, two)
+    assert not drained.current(store).on
+    drained.drain(store, "a new hub")
+    assert drained.hold(store, "homes") == ""
+    assert drained.current(store).reason == "a new hub"
+
+
+def test_an_operator_who_drains_takes_a_programs_hold_over(store: Store) -> None:
+    holder = drained.hold(store, "homes")
+    assert drained.drain(store).reason == ""
+    assert not drained.release(store, holder)
+    assert drained.current(store).on
+    assert drained.resume(store).on
+
+
+@pytest.mark.parametrize("theirs", ["", "a new hub"])
+def test_emptying_homes_ends_no_operators_drain(tmp_path: Path, theirs: str) -> None:
+    conf = Settings(WODSANDBOX=True, WODSTATEDIR=tmp_path, WODBACKEND=HERE, WODUSERMIN=1, WODUSERMAX=2)
+    store = open_store(conf)
+    store.migrate()
+    before = []
+
+    def meanwhile(_: object) -> None:
+        before.append(drained.current(store).reason)
+        drained.drain(store, theirs)
+
+    cleanupusers.clean(conf, [1], meanwhile)
+    assert before == [cleanupusers.REASON]
+    assert (drained.current(store).on, drained.current(store).reason) == (True, theirs)
+    drained.resume(store)
+    cleanupusers.clean(conf, [1])
+    assert not drained.current(store).on
+    store.close()
 
 
 def told(store: Store) -> list[int]:
