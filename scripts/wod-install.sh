@@ -106,6 +106,15 @@ case " $* " in *' -h '* | *' --help '*)
   ;;
 esac
 [ "$(id -u)" -eq 0 ] || fail "call it as root: sudo $0 $*" 77
+if [ "$(stat -c %u "$here")" -ne 0 ] || [ -n "$(find "$here" -maxdepth 0 -perm /022)" ]; then
+  fail "$here can be changed by others than root, who would run it: move the checkout to /opt/wod; nothing was changed" 78
+fi
+# An audit changes nothing, not even wodmail: the one that is there looks.
+case " $* " in *' --check '*)
+  [ -x "$venv/bin/wod-install" ] || fail "nothing is installed yet, so there is nothing to check: run it without --check" 78
+  exec "$venv/bin/wod-install" --checkout "$here" "$@"
+  ;;
+esac
 choose
 (umask 077 && touch "$log")
 printf '== %s: %s\n' "$(date --utc +%FT%TZ)" "$here" >>"$log"

@@ -98,6 +98,8 @@ def install(order: Order, tell: Teller) -> Installation:
     checkout = _checkout(order, present)
     facts = installingfacts.look(checkout, hosts(order.wanted))
     new = configuration(order.wanted, facts, present)
+    if order.checkout is not None:
+        new["WODBEDIR"] = str(checkout)
     settings = _settled(order, installingfile.changed(text, present, new))
     keys = tuple(name for name, value in new.items() if present.get(name) != value)
     stages: list[Stage] = []
@@ -132,9 +134,19 @@ def _settled(order: Order, text: str) -> Settings:
         settings = config.load(draft, files=False)
     finally:
         draft.unlink()
+    problems = [each for tree in (settings.WODBEDIR, settings.WODANSIBLEDIR) for each in _untrusted(tree)]
+    if problems:
+        raise ConfigError(problems)
     if not order.check and (not order.file.exists() or order.file.read_text(encoding="utf-8-sig") != text):
         write_private(order.file, text, settings)
     return settings
+
+
+def _untrusted(tree: Path) -> list[Problem]:
+    """Why root must not play what lies in a tree of the configuration; nothing when it may."""
+    if not tree.is_dir():
+        return [Problem(str(tree), "there is no such folder; mend WODBEDIR or WODANSIBLEDIR in the configuration")]
+    return installingfacts.checkout_problems(tree.resolve(), whole=False)
 
 
 def _play(order: Order, settings: Settings, playbook: str, tell: Teller) -> Stage:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wodmail.errors import ConfigError, Problem
+from wodmail.schema import listed
 
 PLAYBOOKS = {
     "backend": ("install_backend.yml", "check_backend.yml"),
@@ -115,7 +116,8 @@ def configuration(wanted: Wanted, facts: Facts, present: Mapping[str, Any]) -> d
         ConfigError: an option can't be understood.
     """
     said = _said(wanted)
-    found = _found(wanted, facts, {**present, **said})
+    said = {**said, **_named(wanted, facts, {**present, **said})}
+    found = _found(wanted, facts)
     return {**{name: value for name, value in found.items() if name not in present}, **said}
 
 
@@ -145,8 +147,11 @@ def left_to_do(settings: Mapping[str, Any], wanted: Wanted) -> list[str]:
         left.append("nobody may command yet: run again with -f FRONTEND or -s SENDER")
     if not settings.get("WODMONITOR"):
         left.append("nobody is told about failures: write WODMONITOR, a mail address, into the configuration")
-    if wanted.apidb and not settings.get("WODAPIDBEXTURL"):
-        left.append("the API-DB is not used yet: run again with --api-db-user and --api-db-password-file besides -a")
+    used = urlsplit(str(settings.get("WODAPIDBEXTURL") or "")).hostname
+    if wanted.apidb and used != _host(wanted.apidb):
+        now = f"{used} is" if used else "none is"
+        words = "run again with --api-db-user and --api-db-password-file besides -a"
+        left.append(f"the API-DB {_host(wanted.apidb)} is not used yet, {now}: {words}")
     return left
 
 
@@ -169,7 +174,23 @@ def _said(wanted: Wanted) -> dict[str, Any]:
     return {**said, **_external(wanted.external), **_apidb(wanted)}
 
 
-def _found(wanted: Wanted, facts: Facts, known: Mapping[str, Any]) -> dict[str, Any]:
+def _named(wanted: Wanted, facts: Facts, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that follow from the neighbours that were named: who commands, and who may connect besides those so far."""
+    if wanted.type != "backend":
+        return {}
+    named: dict[str, Any] = {}
+    if wanted.frontend and not wanted.sender:
+        named["WODSENDER"] = f"{known.get('WODUSER', 'wodadmin')}@{wanted.frontend}"
+    door = _door(wanted, facts)
+    for name in ("WODALLOWEDPEERS", "WODTRUSTEDPEERS"):
+        before = listed(known.get(name) or [])
+        more = [each for each in door.get(name, []) if each not in before]
+        if door and before:
+            door[name] = [*before, *more]
+    return {**named, **door}
+
+
+def _found(wanted: Wanted, facts: Facts) -> dict[str, Any]:
     """Keys that nobody said anything about, in the order in which they are written."""
     found: dict[str, Any] = {
         "WODUSER": "wodadmin",
@@ -182,9 +203,7 @@ def _found(wanted: Wanted, facts: Facts, known: Mapping[str, Any]) -> dict[str, 
         found["WODPRIVDIR"] = facts.private
     if wanted.type != "backend":
         return found
-    if wanted.frontend:
-        found["WODSENDER"] = f"{known.get('WODUSER', 'wodadmin')}@{wanted.frontend}"
-    return {**found, "WODSTATEDIR": "/var/lib/wodmail", **_door(wanted, facts), **_secrets(facts)}
+    return {**found, "WODSTATEDIR": "/var/lib/wodmail", **_secrets(facts)}
 
 
 def _secrets(facts: Facts) -> dict[str, str]:

@@ -62,13 +62,14 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in (*PROXIES, *CERTIFICATES) if os.environ.get(name)}
 
 
-def checkout_problems(checkout: Path) -> list[Problem]:
+def checkout_problems(checkout: Path, *, whole: bool = True) -> list[Problem]:
     """What stands against running this tree as root, and reading it as WODUSER.
 
     Args:
-        checkout: WODBEDIR; it and the folders above must be root's alone, and open to all for reading.
+        checkout: it and the folders above must be root's alone, and open to all for reading.
+        whole: whether it has to be a checkout of wodmail, and not a part of one.
     """
-    if not (checkout / "ansible").is_dir():
+    if whole and not (checkout / "ansible").is_dir():
         return [Problem(str(checkout), "is no checkout of wodmail: it has no folder ansible")]
     for folder in (checkout, *checkout.parents):
         status = folder.stat()

@@ -151,3 +151,29 @@ def test_a_checkout_that_others_can_change_is_refused(tmp_path: Path) -> None:
     assert "can be changed by others" in str(checkout_problems(tree)[0])
     assert "is no checkout" in str(checkout_problems(tmp_path)[0])
     assert checkout_problems(Path("/usr/share"))[0].message.startswith("is no checkout")
+
+
+def test_neighbours_named_anew_are_added() -> None:
+    """Who commands changes, who may connect is added to; without news nothing changes."""
+    addresses = {"front1": ("192.0.2.7",), "front2": ("192.0.2.9",)}
+    facts = Facts(HERE.name, HERE.checkout, addresses, HERE.own)
+    first = configuration(Wanted(frontend="front1"), facts, {})
+    assert configuration(Wanted(frontend="front1"), facts, first) == {
+        name: first[name] for name in ("WODTYPE", "WODSENDER", "WODLISTEN", "WODALLOWEDPEERS", "WODTRUSTEDPEERS")
+    }
+    second = configuration(Wanted(frontend="front2"), facts, first)
+    assert second["WODSENDER"] == "wodadmin@front2"
+    assert second["WODALLOWEDPEERS"] == [*first["WODALLOWEDPEERS"], "192.0.2.9/32"]
+    written = configuration(Wanted(frontend="front2", sender="me@front2"), facts, {"WODALLOWEDPEERS": "10.0.0.0/8"})
+    assert (written["WODSENDER"], written["WODALLOWEDPEERS"][0]) == ("me@front2", "10.0.0.0/8")
+
+
+def test_an_api_db_without_its_password_is_told() -> None:
+    """Also where another one is used so far."""
+    wanted = Wanted(apidb="other.example.org")
+    (told,) = left_to_do({"WODSENDER": "a", "WODMONITOR": "b", "WODAPIDBEXTURL": "http://api:8021/api"}, wanted)
+    assert "other.example.org is not used yet, api is" in told
+    assert (
+        left_to_do({"WODSENDER": "a", "WODMONITOR": "b", "WODAPIDBEXTURL": "http://other.example.org/api"}, wanted)
+        == []
+    )
