@@ -313,13 +313,13 @@ def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
     """Port, mailbox_command, .procmailrc and .forward: a mail comes through to a request; and back to the listener."""
     assert story.again["mail"]["status"] == "ok"
     backend.shell("sed -i /^WODDOOR:/d /etc/wod.yml; echo 'WODDOOR: postfix' >>/etc/wod.yml")
+    assert "wodmail" in backend.shell("ss -Hltnp 'sport = :10025'")
     audit = check(backend, "--check", "--item", "mail", "--item", "config", status=2)
     assert audit["mail"]["status"] == "differs"
-    backend.shell("systemctl stop wodmail")
     assert verdicts(check(backend, "--item", "config", "--item", "mail", "--item", "services", status=0)) == {
         "config": "fixed",
         "mail": "fixed",
-        "services": "fixed",
+        "services": "ok",
     }
     assert check(backend, "--item", "mail", status=0)["mail"]["status"] == "ok"
     before = requests(backend)
@@ -330,7 +330,7 @@ def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
     assert "procmail-action for student 1" in done.out
     assert requests(backend) > before
     assert "master" in backend.shell("ss -Hltnp 'sport = :10025'")
-    backend.shell("sed -i /^WODDOOR:/d /etc/wod.yml; systemctl stop wodmail")
+    backend.shell("sed -i /^WODDOOR:/d /etc/wod.yml")
     assert (
         check(backend, "--item", "mail", "--item", "config", "--item", "services", status=0)["mail"]["status"]
         == "fixed"
