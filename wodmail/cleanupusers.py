@@ -111,7 +111,7 @@ def _empty(accounts: Accounts, student: int) -> Cleaned:
 def _standstill(settings: Settings) -> Iterator[None]:
     """Let no job start meanwhile; a backend that was drained before stays drained.
 
-    When an operator drains it meanwhile it stays drained, too. The database is WODUSER's, so it is changed with WODUSER's
+    When an operator drains it meanwhile it stays drained, too. The database is WODUSER's, so it is changed with its
     rights.
     """
     user = pwd.getpwuid(os.geteuid()) if settings.WODSANDBOX else pwd.getpwnam(settings.WODUSER)
