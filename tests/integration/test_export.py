@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import select
 import subprocess
 import sys
 import zipfile
@@ -220,3 +222,19 @@ def test_real_notebooks(tmp_path: Path) -> None:
         assert document_of(file.read_bytes(), Form.PDF, workshop, where, file.stem).startswith(b"%PDF")
         counted += len(pictures_in(document_of(file.read_bytes(), Form.WORD, workshop, where)))
     assert counted > 20
+
+
+def test_one_that_works_for_another_ends_with_that() -> None:
+    """A killed server leaves no exporter behind that writes into a home which a later job has emptied."""
+    inner = (
+        "from wodmail.exporting.confine import confine; confine(); print('on', flush=True); import time; time.sleep(60)"
+    )
+    outer = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(60)"
+    argv = [sys.executable, "-c", outer, sys.executable, "-c", inner]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "WODMAIL_EXPORT": "1"}) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"on\n"
+        parent.kill()
+        ready, _, _ = select.select([parent.stdout], [], [], 30)
+        assert ready, "the pipe's other end is shut when both are gone"
+        assert parent.stdout.read() == b""

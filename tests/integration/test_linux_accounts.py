@@ -339,7 +339,7 @@ def test_a_helper_that_was_killed_is_started_again(linux: Site) -> None:
     helpers = [
         each
         for each in psutil.process_iter(["cmdline"])
-        if each.info["cmdline"][-1:] == [str(linux.settings.WODHELPER)]
+        if (each.info["cmdline"] or [])[-1:] == [str(linux.settings.WODHELPER)]
     ]
     assert helpers
     for each in helpers:

@@ -25,12 +25,15 @@ MAX_WORDS = 500
 CPU_SECONDS, MEMORY, FILE = 600, 4 * 1024**3, 256 * 1024**2
 ENDED_WELL = (0, 1)
 """Statuses of an exporter that has said what became of each notebook: 1 when one failed."""
+FOR_ANOTHER = "WODMAIL_EXPORT"
+"""Set where nobody waits for the exporter but the process that started it: it ends with that."""
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/",
     "LC_ALL": "C.UTF-8",
     "PYTHONNOUSERSITE": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
+    FOR_ANOTHER: "1",
 }
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
