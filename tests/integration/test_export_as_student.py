@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.contract.accounts_contract import own
 from tests.linux_students import BASE, FIRST, Site, site
+from wodmail import exporting
 from wodmail.errors import Failed, Refused
 from wodmail.students import exports, install, rootexport
 from wodmail.students.rootlimits import HelperError
@@ -156,3 +158,19 @@ def test_one_that_takes_too_long_is_ended_with_all_it_started(monkeypatch: pytes
     with pytest.raises(HelperError) as error:
         rootexport._run(["yes"], lambda: None)
     assert "too long" in error.value.cause
+
+
+def test_the_exporter_that_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None without wodmail[export], and none that others than root could change."""
+    monkeypatch.setattr(exporting, "NEEDED", ("no_such_module",))
+    assert install.exporter() == ""
+    monkeypatch.setattr(exporting, "NEEDED", ())
+    file = tmp_path / "wod-generate-pdf"
+    file.touch()
+    file.chmod(0o777)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    assert exporting.program() == file
+    assert install.exporter() == ""
+    file.unlink()
+    with pytest.raises(Failed, match="operator has to look"):
+        exporting.program()
