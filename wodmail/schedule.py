@@ -88,7 +88,6 @@ class Schedule:
         root: whether it runs as root, else as WODUSER.
         limit: after so many seconds it is ended and has failed.
         description: a line for people.
-        tells: whether the command itself mails WODMONITOR when it fails with status 1.
     """
 
     name: str
@@ -97,7 +96,6 @@ class Schedule:
     root: bool
     limit: int
     description: str
-    tells: bool = False
 
     @property
     def unit(self) -> str:
@@ -110,7 +108,8 @@ TABLE = (
     Schedule(
         "retention", ("retention",), "01:30", False, HOUR, "delete requests, mails and traces older than WODRETENTION"
     ),
-    Schedule("deliver", ("deliver",), "02:10", True, 12 * HOUR, "expand templates, then check the backend", tells=True),
+    # Its failures are mailed here as all others are, so that a mail that can't be sent is sent by a later run.
+    Schedule("deliver", ("deliver", "--no-mail"), "02:10", True, 12 * HOUR, "expand templates, then check the backend"),
     Schedule("package-update", ("upd",), "04:20", True, 3 * HOUR, "security updates of the distribution's packages"),
     Schedule(
         "template-check", ("check-template",), "05:40", True, HOUR, "WKSHP-Template in developers' homes kept fresh"

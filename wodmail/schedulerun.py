@@ -109,8 +109,7 @@ def run(
             child = _Child(site, schedule, argv or command(schedule), user, sink, on_line)
             status = child.run()
         record |= _ended(schedule, began, status, child.tail())
-        tells_itself = schedule.tells and status == 1
-        record["told"] = False if status and not tells_itself and site.settings.WODMONITOR else None
+        record["told"] = False if status and site.settings.WODMONITOR else None
         records.write(schedule.name, record)
         _log_end(schedule, record)
         tell_failures(site)

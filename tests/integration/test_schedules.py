@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -113,11 +114,20 @@ def test_what_can_not_be_mailed_now_is_mailed_by_a_later_run(tmp_path: Path) -> 
     assert (where.records.read("retention") or {})["told"] is True
 
 
-def test_deliver_tells_itself_unless_it_was_ended(tmp_path: Path) -> None:
-    where = place(tmp_path)
-    assert schedulerun.run(where, DELIVER, "timer", argv=shell("exit 1"))["told"] is None
-    assert schedulerun.run(where, DELIVER, "timer", argv=shell("kill -9 $$"))["reason"] == "signal 9 ended it"
-    assert len(mails(tmp_path)) == 1
+def test_a_deliver_that_fails_is_mailed_once_even_if_later(tmp_path: Path) -> None:
+    """The real wod-deliver, with a template that can't be expanded."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "broken.sh.j2").write_text("{{ NOWHERE }}\n")
+    extra = {"WODBEDIR": str(tmp_path), "WODSCRIPTDIR": str(tmp_path / "scripts")}
+    away = place(tmp_path, WODSMTPURL="smtp://127.0.0.1:1", **extra)
+    found = schedulerun.run(away, DELIVER, "timer")
+    assert (found["status"], found["told"]) == (1, False), found["output"]
+    assert "NOWHERE" in found["output"]
+    where = place(tmp_path, **extra)
+    schedulerun.run(where, RETENTION, "timer", argv=shell("exit 0"))
+    assert [mail["Subject"] for mail in mails(tmp_path)] == ["localhost: schedule deliver failed: exit status 1"]
+    schedulerun.run(where, DELIVER, "timer")
+    assert len(mails(tmp_path)) == 2
 
 
 def test_a_run_that_takes_too_long_is_ended_whole(tmp_path: Path) -> None:
@@ -258,10 +268,10 @@ def test_a_file_for_cron(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_table_exist() -> None:
     for each in TABLE:
-        command: Any = root
-        for word in each.words:
-            command = command.get_command(None, word)
-            assert command is not None, each.name
+        command = root.get_command(click.Context(root), each.words[0])
+        assert command is not None, each.name
+        known = {option for found in command.params for option in found.opts}
+        assert set(each.words[1:]) <= known, each.name
     odd = [each for each in TABLE if not re.fullmatch(r"[a-z]+(-[a-z]+)*", each.name)]
     assert odd == list[Schedule]()
 
