@@ -25,7 +25,7 @@ from ansible_runner.config.runner import RunnerConfig
 from ansible_runner.runner import Runner
 from ansible_runner.utils import signal_handler
 
-from wodmail import ansible_run, paths, processes, vaultkeys
+from wodmail import ansible_run, paths, processes, treetrust, vaultkeys
 from wodmail.errors import Failed
 from wodmail.logs import Masker
 from wodmail.maintenancetasks import TaskResult, read_event
@@ -110,9 +110,11 @@ def play(
 
     Raises:
         Failed: there is no such playbook, ansible-playbook can't be started, it took too long or was interrupted.
+        ConfigError: root calls, and others can change what it would run (WODTRUSTTREES).
     """
     order = _Order(check, diff, tuple(tags), tuple(skip_tags), dict(variables or {}), inventory, timeout, cancelled)
     file = find(settings, playbook)
+    treetrust.demand(settings, [*treetrust.of_play(settings, file), *([inventory] if inventory is not None else [])])
     place = MEMORY if os.geteuid() == 0 and os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     sweep(place)
     try:

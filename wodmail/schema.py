@@ -157,6 +157,11 @@ class Settings(BaseModel):
     WODPRIVNOBO: Path | None = key(None, "Private workshops.", shown="WODPRIVDIR/notebooks")
     WODINSDIR: Path = key(Path(), "Installation scripts.", shown="WODBEDIR/install")
     WODWITHOUT: Words = key([], "Sources that wod-install takes nothing from (docs/install.md).")
+    WODTRUSTTREES: bool = key(
+        True,
+        "Root runs no playbook, variables or templates that others can change (docs/check.md); false: only warns, "
+        "for a backend whose WODUSER may become root by sudo anyway.",
+    )
 
     WODSANDBOX: bool = key(False, "Students' accounts are plain folders; no root needed.")
     WODHELPER: Path = key(

@@ -54,6 +54,16 @@ def test_what_is_shown_as_a_default_is_the_default() -> None:
     assert differing == []
 
 
+def test_what_root_runs_is_not_in_the_users_home() -> None:
+    """The timers run playbooks and templates as root: the checkout is root's, the old path a link to it."""
+    maintained = [SAID[name] for name in ("WODBEDIR", "WODANSIBLEDIR", "WODSCRIPTDIR", "WODSYSDIR")]
+    assert {Path(each).is_relative_to("/opt/wod/wod-backend") for each in maintained} == {True}
+    assert "ln -s /opt/wod/wod-backend wod-backend" in CHAPTER
+    assert re.search(r"sudo -i?u wodadmin .*(git clone|wodmail deliver)", CHAPTER) is None
+    assert SAID["WODTRUSTTREES"] is False
+    assert CHAPTER.index("wod-check --check") < CHAPTER.index("    wod-schedule install\n")
+
+
 def test_the_draft_of_the_old_values(tmp_path: Path) -> None:
     require("bash")
     found = re.search(r"^    (env -i bash -c '.*')$", CHAPTER, re.MULTILINE)
