@@ -12,19 +12,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wodmail import deliver, deliverseats, maintenance, paths, variables
+from wodmail import checking, checkrun, deliver, deliverseats, maintenance, paths, treetrust, variables
 from wodmail.catalog import Catalog
+from wodmail.checking import Item, Verdict
 from wodmail.config import Settings
 from wodmail.deliver import Delivery, Outcome, Site
 from wodmail.errors import WodmailError
 from wodmail.logs import Masker
 from wodmail.mail import notice
-from wodmail.maintenance import TaskResult
+from wodmail.maintenance import Played, TaskResult
+from wodmail.maintenancetasks import ITEM
 from wodmail.privatefile import group_of
 from wodmail.schema import secret_keys
 
 DONE, FAILED, WOULD_CHANGE = 0, 1, 2
 NOTICE = "deliver-failed"
+DELIVER = f"{ITEM}deliver"
 TAIL_CHARACTERS = 3000
 
 
@@ -34,10 +37,11 @@ class Checked:
 
     Args:
         name: for example check_backend.yml.
-        status: ok, failed, or "left out".
-        remark: why it failed or was left out.
+        status: ok, failed, "differs" when only a person can mend something, or "left out".
+        remark: why it is so.
         changed: how many tasks changed something (with `check`: would have).
         failed: the tasks that failed.
+        differs: the items that only a person can mend.
         tail: the last lines that it printed.
     """
 
@@ -46,6 +50,7 @@ class Checked:
     remark: str = ""
     changed: int = 0
     failed: tuple[TaskResult, ...] = ()
+    differs: tuple[Item, ...] = ()
     tail: str = field(default="", repr=False)
 
 
@@ -71,6 +76,11 @@ class Run:
         broken = any(each.outcome is Outcome.FAILED for each in self.deliveries)
         return bool(self.problem) or broken or (self.playbook is not None and self.playbook.status == "failed")
 
+    @property
+    def wanting(self) -> bool:
+        """Whether a person has to do something."""
+        return self.failed or (self.playbook is not None and self.playbook.status == "differs")
+
     def status(self, *, check: bool) -> int:
         """The exit status.
 
@@ -79,11 +89,14 @@ class Run:
         """
         written = any(each.outcome in (Outcome.NEW, Outcome.CHANGED) for each in self.deliveries)
         changes = written or (self.playbook is not None and self.playbook.changed > 0)
-        return FAILED if self.failed else WOULD_CHANGE if check and changes else DONE
+        if self.failed or (self.wanting and not check):
+            return FAILED
+        return WOULD_CHANGE if check and (changes or self.wanting) else DONE
 
 
 def run(
     settings: Settings,
+    config: Path,
     *,
     check: bool = False,
     diff: bool = False,
@@ -95,15 +108,16 @@ def run(
 
     Args:
         settings: the configuration.
+        config: its file; the check of the machine reads the same one.
         check: write nothing, send nothing, tell what would be done.
         diff: keep what differs.
         playbook: whether check_<WODTYPE>.yml is run afterwards; None: when root calls, outside of the sandbox.
-        mail: tell WODMONITOR about failures.
+        mail: tell WODMONITOR about failures, and about what only a person can mend.
         on_task: called after each task of the playbook.
     """
     done = _templates(settings, check=check, diff=diff)
-    done = replace(done, playbook=_machine(settings, playbook, check=check, diff=diff, on_task=on_task))
-    if done.failed and mail and not check:
+    done = replace(done, playbook=_machine(settings, config, playbook, check=check, diff=diff, on_task=on_task))
+    if done.wanting and mail and not check:
         done = replace(done, mail=_tell(settings, done))
     return done
 
@@ -140,6 +154,7 @@ def variable_folders(settings: Settings) -> list[Path]:
 def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
     """All templates; what keeps them all from being delivered is a problem."""
     try:
+        treetrust.demand(settings, treetrust.of_deliver(settings))
         made = site(settings)
         files = variable_folders(settings)
         done = deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
@@ -158,6 +173,7 @@ def _masker(settings: Settings) -> Masker:
 
 def _machine(
     settings: Settings,
+    config: Path,
     wanted: bool | None,
     *,
     check: bool,
@@ -165,22 +181,43 @@ def _machine(
     on_task: Callable[[TaskResult], None] | None,
 ) -> Checked | None:
     """The check of the machine; its scripts were delivered just now, so it leaves that out."""
-    name = f"check_{settings.WODTYPE}.yml"
+    name = checkrun.playbook(settings)
     if wanted is False:
         return None
     why = _left_out(settings, name, wanted)
     if why:
         return Checked(name, "left out", why)
-    skip = {"wod_check_skip": ["deliver"]}
+    given = {"wodmail_config": str(config)}
     try:
-        played = maintenance.play(settings, name, check=check, diff=diff, variables=skip, on_task=on_task)
+        played = maintenance.play(
+            settings, name, check=check, diff=diff, skip_tags=[DELIVER], variables=given, on_task=on_task
+        )
     except WodmailError as error:
         return Checked(name, "failed", error.sender, tail=str(getattr(error, "output", ""))[-TAIL_CHARACTERS:])
-    if played.status == 0:
-        return Checked(name, "ok", changed=played.changed)
-    bad = tuple(task for task in played.tasks if task.status in ("failed", "unreachable"))
-    remark = f"ansible-playbook ended with status {played.status}"
-    return Checked(name, "failed", remark, played.changed, bad, played.text_tail[-TAIL_CHARACTERS:])
+    return _judged(settings, name, played)
+
+
+def _judged(settings: Settings, name: str, played: Played) -> Checked:
+    """What the check came to, as wod-check judges it; what it mended, or could, is no reason to call a person."""
+    found = checking.items(played.tasks, check=False, private=settings.WODANSIBLEPRIVDIR)
+    changed = sum(task.status == "changed" and checking.LOOK not in task.tags for task in played.tasks)
+    stuck = tuple(item for item in found if item.verdict is Verdict.DIFFERS)
+    if checking.status(found, played.status) == 1:
+        bad = tuple(task for task in played.tasks if task.status in ("failed", "unreachable"))
+        items = ", ".join(item.id for item in found if item.verdict is Verdict.FAILED)
+        remark = (
+            f"items that failed: {items}"
+            if not played.status
+            else f"ansible-playbook ended with status {played.status}"
+        )
+        return Checked(name, "failed", remark, changed, bad, stuck, played.text_tail[-TAIL_CHARACTERS:])
+    if stuck:
+        return Checked(name, "differs", f"only a person can mend {_ids(stuck)}", changed, differs=stuck)
+    return Checked(name, "ok", changed=changed)
+
+
+def _ids(items: tuple[Item, ...]) -> str:
+    return ", ".join(item.id for item in items)
 
 
 def _left_out(settings: Settings, name: str, wanted: bool | None) -> str:
@@ -192,16 +229,18 @@ def _left_out(settings: Settings, name: str, wanted: bool | None) -> str:
 
 
 def _tell(settings: Settings, done: Run) -> str:
-    """Mail WODMONITOR what failed."""
+    """Mail WODMONITOR what failed, and what only a person can mend."""
     broken = [each for each in done.deliveries if each.outcome is Outcome.FAILED]
-    machine = done.playbook if done.playbook is not None and done.playbook.status == "failed" else None
+    machine = done.playbook if done.playbook is not None and done.playbook.status in ("failed", "differs") else None
     values = {
         "problem": done.problem,
         "failed": broken,
         "counts": counted(done.deliveries),
         "playbook": machine,
+        "all_done": not done.failed,
     }
-    subject = f"{settings.WODBEFQDN}: wod-deliver failed: {', '.join(_what(done, broken, machine))}"
+    what = "failed" if done.failed else "done, but something differs"
+    subject = f"{settings.WODBEFQDN}: wod-deliver {what}: {', '.join(_what(done, broken, machine))}"
     return notice.tell(settings, NOTICE, subject, values, datetime.now(UTC))
 
 
@@ -211,7 +250,7 @@ def _what(done: Run, broken: list[Delivery], machine: Checked | None) -> Iterato
     if broken:
         yield f"{len(broken)} template{'s' if len(broken) > 1 else ''}"
     if machine is not None:
-        yield machine.name
+        yield machine.name if machine.status == "failed" else _ids(machine.differs)
 
 
 def counted(deliveries: tuple[Delivery, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from email import message_from_bytes, policy
@@ -18,7 +19,7 @@ from wodmail.cli.deliver import deliver
 from wodmail.errors import Failed
 
 HEAD = "- hosts: all\n  gather_facts: false\n  tasks:\n"
-OK = f"{HEAD}    - name: Look\n      ansible.builtin.debug:\n        msg: '{{{{ wod_check_skip }}}}'\n"
+OK = f"{HEAD}    - name: Look\n      ansible.builtin.debug:\n        msg: all is well\n"
 BAD = f"{HEAD}    - name: Look at the limits\n      ansible.builtin.fail:\n        msg: too low\n"
 
 
@@ -136,6 +137,80 @@ def test_a_failing_template_and_a_failing_playbook_are_both_noticed(backend: Bac
     (backend.folder / "scripts/bad.sh.j2").unlink()
     assert backend.call("--playbook")[0] == 0
     assert len(backend.mails()) == 3
+
+
+SKIPS = """- hosts: all
+  gather_facts: false
+  tasks:
+    - name: What is turned off, and which configuration is read
+      ansible.builtin.copy:
+        content: "{{ [wod_check_skip, wodmail_config] | to_json }}"
+        dest: "{{ WODSTATEDIR }}/skips"
+        mode: "0600"
+      tags: [item_other]
+    - name: Deliver again
+      ansible.builtin.fail:
+        msg: the templates were delivered twice
+      tags: [item_deliver]
+"""
+
+
+def test_what_an_operator_turned_off_stays_off_and_the_file_is_the_same(backend: Backend) -> None:
+    """docs/check.md: wod_check_skip in group_vars turns an item off for good; wod-deliver adds its own, and no more."""
+    require("ansible")
+    (backend.folder / "ansible/group_vars").mkdir()
+    backend.write("ansible/group_vars/production.yml", "wod_check_skip: [hosts, firewall]\n")
+    backend.write("ansible/check_backend.yml", SKIPS)
+    (backend.folder / "state").mkdir()
+    status, told = backend.call("--playbook")
+    assert (status, told["playbook"]["status"]) == (0, "ok"), told
+    assert json.loads(backend.text("state/skips")) == [["hosts", "firewall"], str(backend.file)]
+
+
+DIFFERS = f"""{HEAD}    - name: Too many rights
+      ansible.builtin.debug:
+        msg: wodadmin may do everything by sudo
+      tags: [item_helper, differs]
+    - name: Only a look
+      ansible.builtin.debug:
+        msg: x
+      changed_when: true
+      tags: [item_hosts, look]
+"""
+
+
+def test_what_only_a_person_can_mend_is_mailed(backend: Backend) -> None:
+    require("ansible")
+    backend.write("ansible/check_backend.yml", DIFFERS)
+    status, told = backend.call("--playbook")
+    assert (status, told["ok"], told["playbook"]["status"], told["playbook"]["changed"]) == (1, False, "differs", 0)
+    assert [item["id"] for item in told["playbook"]["differs"]] == ["helper"]
+    (subject, text), *others = backend.mails()
+    assert (subject, others) == ("localhost: wod-deliver done, but something differs: helper", [])
+    assert "wodadmin may do everything by sudo" in text
+    status, told = backend.call("--playbook", "--check")
+    assert (status, told["ok"], len(backend.mails())) == (2, True, 1)
+    shown = CliRunner().invoke(deliver, ["--config", str(backend.file), "--playbook", "--no-mail"])
+    assert "only a person can mend helper" in shown.output
+
+
+@pytest.mark.root
+def test_root_expands_no_template_that_others_can_change(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """A template is a program: lookup('pipe') and group_vars run commands."""
+    mark = backend.folder / "mark"
+    template = backend.write("private/scripts/evil.sh.j2", f"{{{{ lookup('pipe', 'touch {mark}') }}}}\n")
+    os.chown(template.parent, 65534, -1)
+    for option in ("--check", "--no-playbook"):
+        status, told = backend.call(option)
+        assert (status, told["files"], mark.exists()) == (1, [], False)
+    assert f"{template.parent}: belongs to" in told["problem"]
+    assert "WODTRUSTTREES" in backend.mails()[0][1]
+    assert not (backend.folder / "scripts/fine.sh").exists()
+    with backend.file.open("a") as file:
+        file.write("WODTRUSTTREES: false\n")
+    assert backend.call("--no-playbook")[0] == 0
+    assert mark.exists()
+    assert f"root runs what others can change (WODTRUSTTREES is false): {template.parent}" in caplog.text
 
 
 def test_check_mails_nobody_and_writes_nothing(backend: Backend) -> None:

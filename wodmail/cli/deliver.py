@@ -18,7 +18,7 @@ from rich.text import Text
 from wodmail import deliver as delivering
 from wodmail import deliverrun
 from wodmail.cli.config import config_option, json_option
-from wodmail.config import load
+from wodmail.config import load, read
 from wodmail.deliver import Outcome
 from wodmail.deliverrun import Run
 from wodmail.maintenance import TaskResult
@@ -42,14 +42,17 @@ STYLES = {"+": "green", "-": "red", "@": "cyan"}
 def deliver(file: Path | None, as_json: bool, check: bool, diff: bool, playbook: bool | None, no_mail: bool) -> None:
     """Expand the templates of scripts and of variable files beside themselves, then check this machine.
 
-    Exit status 0: done; 1: a template or the check failed, and WODMONITOR was told; 2: --check, and something would
-    be done.
+    Exit status 0: done; 1: a template or the check failed, or only a person can mend what differs, and WODMONITOR
+    was told; 2: --check, and something would be done or differs.
 
     Example: wod-deliver --check --diff
     """
     settings = load(file, files=False)
+    config = read(file, files=False).file.absolute()
     with _progress(quiet=as_json) as on_task:
-        run = deliverrun.run(settings, check=check, diff=diff, playbook=playbook, mail=not no_mail, on_task=on_task)
+        run = deliverrun.run(
+            settings, config, check=check, diff=diff, playbook=playbook, mail=not no_mail, on_task=on_task
+        )
     if as_json:
         click.echo(json.dumps(_as_data(run, check), indent=2))
     else:
@@ -75,11 +78,12 @@ def _as_data(run: Run, check: bool) -> dict[str, object]:
     if checked is not None:
         failed = [{"host": task.host, "name": task.name, "message": task.message} for task in checked.failed]
         told = {"name": checked.name, "status": checked.status, "remark": checked.remark, "changed": checked.changed}
-        playbook = {**told, "failed": failed}
+        differs = [{"id": item.id, "what": list(item.what)} for item in checked.differs]
+        playbook = {**told, "failed": failed, "differs": differs}
     return {
         "version": VERSION,
         "check": check,
-        "ok": not run.failed,
+        "ok": run.status(check=check) != deliverrun.FAILED,
         "problem": run.problem,
         "counts": delivering.counts(run.deliveries),
         "files": rows,
@@ -89,11 +93,11 @@ def _as_data(run: Run, check: bool) -> dict[str, object]:
 
 
 def _tell(run: Run, check: bool) -> None:
-    """A table of all but the unchanged, a line that counts, and what became of the rest."""
+    """A table of all but the unchanged, the failed last, a line that counts, and what became of the rest."""
     console = Console()
     table = Table("file", "outcome", "remark", box=None)
     table.columns[0].overflow = table.columns[2].overflow = "fold"
-    for each in run.deliveries:
+    for each in sorted(run.deliveries, key=lambda each: each.outcome is Outcome.FAILED):
         if each.outcome is not Outcome.SAME:
             colour = COLOURS[each.outcome]
             table.add_row(escape(str(each.target)), f"[{colour}]{each.outcome}[/{colour}]", escape(each.reason))
@@ -120,6 +124,8 @@ def _tell_machine(console: Console, run: Run, check: bool) -> None:
     console.print(Text(f"{checked.name}: {checked.status}{f' ({remark})' if remark else ''}"), soft_wrap=True)
     for task in checked.failed:
         console.print(Text(f"  {task.host}: {task.name}: {task.message}", "red"), soft_wrap=True)
+    for item in checked.differs:
+        console.print(Text(f"  {item.id}: {'; '.join(item.what)}", "yellow"), soft_wrap=True)
     if checked.status == "failed" and not checked.failed and checked.tail:
         console.print(Text(checked.tail), soft_wrap=True)
 
