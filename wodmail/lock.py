@@ -27,7 +27,7 @@ class Lock:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file: IO[str] = file.open("a+", encoding="ascii")
-        if not _acquired(self._file.fileno()):
+        if not acquired(self._file.fileno()):
             self._file.seek(0)
             owner = self._file.read(20).strip() or "unknown"
             self._file.close()
@@ -56,6 +56,11 @@ def held(file: Path) -> bool:
         return False
     except PermissionError as error:
         raise Refused(f"{file} can't be read. Run this as root or as WODUSER.") from error
+    return locked(descriptor)
+
+
+def locked(descriptor: int) -> bool:
+    """Whether some process holds a lock on that open file; the descriptor is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,7 +70,8 @@ def held(file: Path) -> bool:
     return False
 
 
-def _acquired(descriptor: int) -> bool:
+def acquired(descriptor: int) -> bool:
+    """Lock an open file; whether we have it. Asked for PATIENCE seconds, see there."""
     end = time.monotonic() + PATIENCE
     while True:
         try:

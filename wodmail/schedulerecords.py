@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -18,16 +17,23 @@ from pathlib import Path
 from typing import IO, Any
 
 from wodmail.errors import Failed, Refused
+from wodmail.lock import acquired, locked
 
 VERSION = 1
 FOLDER = "schedules"
 LARGEST = 1024 * 1024
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRESENT = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Busy(Refused):
     """The schedule is at work already."""
+
+
+def busy(name: str) -> Busy:
+    """The error about a schedule that is at work."""
+    return Busy(f"{name} is at work already; look with: wod-schedule list")
 
 
 class Records:
@@ -85,17 +91,13 @@ class Records:
 
         Raises:
             Busy: somebody else does.
+            Failed: what lies in its place is no lock of ours.
         """
         with self._opened() as folder:
-            descriptor = os.open(
-                f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-            )
+            descriptor = _lock_file(folder, f"{name}.lock")
             try:
-                _as_folder(descriptor, folder)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise Busy(f"{name} is at work already; look with: wod-schedule list") from error
+                if not acquired(descriptor):
+                    raise busy(name)
                 yield
             finally:
                 os.close(descriptor)
@@ -104,36 +106,54 @@ class Records:
         """Whether somebody holds the schedule's lock."""
         try:
             with self._opened(make=False) as folder:
-                descriptor = os.open(f"{name}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                return locked(os.open(f"{name}.lock", os.O_RDONLY | _PRESENT, dir_fd=folder))
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
 
     @contextlib.contextmanager
     def _opened(self, *, make: bool = True) -> Iterator[int]:
         state = os.open(self.folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(FOLDER, 0o700, dir_fd=state)
+            made = make and _made(state)
             try:
                 folder = os.open(FOLDER, _FOLDER_FLAGS, dir_fd=state)
             except NotADirectoryError as error:
                 raise Failed(f"{self.folder} is no folder but a link or a file; remove it.", str(error)) from error
             try:
-                if make:
+                if made:
                     _as_folder(folder, state)
                 yield folder
             finally:
                 os.close(folder)
         finally:
             os.close(state)
+
+
+def _made(state: int) -> bool:
+    """Make our folder; whether it was not there."""
+    try:
+        os.mkdir(FOLDER, 0o700, dir_fd=state)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _lock_file(folder: int, name: str) -> int:
+    """Open a lock; only one that was made here just now is given away, for another's may be a hard link to any file."""
+    try:
+        descriptor = os.open(name, _NEW, 0o600, dir_fd=folder)
+    except FileExistsError:
+        try:
+            descriptor = os.open(name, os.O_RDWR | _PRESENT, dir_fd=folder)
+        except OSError as error:
+            raise Failed(f"The lock {name} can't be opened.", str(error)) from error
+    else:
+        _as_folder(descriptor, folder)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise Failed(f"{name} is no lock of ours but another file or a link to one; remove it.")
+    return descriptor
 
 
 def _text(folder: int, name: str) -> str:

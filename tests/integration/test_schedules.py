@@ -21,10 +21,10 @@ from click.testing import CliRunner
 from tests.linux_students import SERVICE, users
 from tests.parts import require
 from tests.support import wait_until
-from wodmail import schedule, schedulerun
+from wodmail import schedule, schedulerun, scheduleunits
 from wodmail.cli.root import root
 from wodmail.config import load
-from wodmail.errors import Failed
+from wodmail.errors import Failed, Refused
 from wodmail.logs import Masker
 from wodmail.schedule import TABLE, Schedule
 from wodmail.schedulerecords import Busy
@@ -188,6 +188,25 @@ def test_by_hand_and_what_the_list_says_then(tmp_path: Path) -> None:
     assert Path(rows["retention"]["log"]).read_text() == found["output"]
 
 
+def test_by_systemd_it_is_not_started_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = place(tmp_path)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho started >>{tmp_path}/started\nexit 1\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(scheduleunits, "BOOTED", tmp_path)
+    monkeypatch.setattr(scheduleunits, "installed", lambda _: {"retention"})
+    line = ["schedule", "run", "retention", "--config", str(where.file)]
+    with where.records.running("retention"):
+        done = CliRunner().invoke(root, line, standalone_mode=False)
+    assert (done.return_value, "at work already" in done.output) == (75, True), done.output
+    assert not (tmp_path / "started").exists()
+    done = CliRunner().invoke(root, line, standalone_mode=False)
+    assert isinstance(done.exception, (Failed, Refused)), (
+        "the first one is root's alone, the other the program's answer"
+    )
+
+
 @pytest.mark.root
 @pytest.mark.xdist_group("linux-helper")
 def test_root_runs_them_as_their_user_and_follows_no_link(tmp_path: Path) -> None:
@@ -213,6 +232,13 @@ def check_root(tmp_path: Path) -> None:
     schedulerun.run(where, DELIVER, "timer", argv=shell("echo trampled"))
     assert victim.read_text() == "precious"
     assert victim.owner() == "root"
+    (state / "schedules" / "deliver.lock").unlink()
+    (state / "schedules" / "deliver.lock").hardlink_to(victim)
+    with pytest.raises(Failed, match="no lock of ours"):
+        schedulerun.run(where, DELIVER, "timer", argv=shell("echo trampled"))
+    assert (victim.owner(), victim.read_text()) == ("root", "precious")
+    assert not where.records.is_running("deliver")
+    (state / "schedules" / "deliver.lock").unlink()
     (state / "schedules").rename(state / "moved")
     (state / "schedules").symlink_to(tmp_path)
     with pytest.raises(Failed, match="no folder but a link"):

@@ -21,7 +21,7 @@ from wodmail.config import Settings, find, load
 from wodmail.errors import Failed
 from wodmail.logs import Masker
 from wodmail.schedule import TABLE, Schedule
-from wodmail.schedulerecords import Busy, Records
+from wodmail.schedulerecords import Busy, Records, busy
 from wodmail.scheduleunits import Change, Manager, Plan
 
 VERSION = 1
@@ -144,23 +144,30 @@ def run(file: Path | None, as_json: bool, here: bool, by: str, name: str) -> int
     each = schedules.named(name)
     records = Records(settings.WODSTATEDIR)
     by_systemd = not here and scheduleunits.manager_here() == "systemd" and name in scheduleunits.installed("systemd")
-    if by_systemd:
-        before = records.read(name)
-        status = scheduleunits.start(each)
-        found = records.read(name)
-        if found is None or (status and found == before):
-            raise Failed(f"{name} could not begin.", f"systemctl start {each.unit}.service: exit status {status}")
-    else:
-        try:
+    try:
+        if by_systemd:
+            found = _run_by_systemd(records, each)
+        else:
             found = _run_here(settings, each, file, _by(by), quiet=as_json or by == "cron")
-        except Busy as error:
-            click.echo(error.sender, err=True)
-            return EX_TEMPFAIL
+    except Busy as error:
+        click.echo(error.sender, err=True)
+        return EX_TEMPFAIL
     if as_json:
         click.echo(json.dumps({**found, "version": VERSION}, indent=2))
     elif not (here and by != "hand"):
         _tell(found, show_output=by_systemd)
     return 0 if found["state"] == "ok" else 1
+
+
+def _run_by_systemd(records: Records, each: Schedule) -> dict[str, Any]:
+    before = records.read(each.name)
+    if records.is_running(each.name):  # else systemd would wait for that run and tell of it as if it were ours
+        raise busy(each.name)
+    status = scheduleunits.start(each)
+    found = records.read(each.name)
+    if found is None or (status and found == before):
+        raise Failed(f"{each.name} could not begin.", f"systemctl start {each.unit}.service: exit status {status}")
+    return found
 
 
 def _by(by: str) -> str:
