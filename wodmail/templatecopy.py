@@ -1,7 +1,7 @@
 """WKSHP-Template in developers' homes: brought up to date as the developer, with nothing of the developer's lost.
 
 A file that was put there and not touched since is replaced, or removed when the template has lost it. One that the
-developer has changed is kept beside the new one under a name of its own.
+developer has changed, or whatever stands in the way of a new one, is kept beside it under a name that nothing has.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import hashlib
+import itertools
 import json
 import os
 import pwd
@@ -131,7 +132,9 @@ def _copy(developer: pwd.struct_passwd, entries: list[Entry], dry_run: bool) -> 
         put = _manifest(home)
         wanted = {entry.path: entry for entry in entries}
         there = {path: _present(home, path) for path in {*wanted, *put}}
-        writes = _plan(wanted, put, there, done)
+        blocked = {path: found for path in wanted if (found := _obstacle(home, path)) is not None}
+        writes, own = _plan(wanted, put, there, blocked, done)
+        done.kept += [_put_aside(home, path, dry_run=dry_run) for path in own]
         manifest = json.dumps({"version": VERSION, "files": {path: _hash(each) for path, each in wanted.items()}})
         if not dry_run and (writes or done.removed or set(put) != set(wanted)):
             writes.append(Entry(MANIFEST, "file", 0o644, manifest.encode()))
@@ -143,24 +146,73 @@ def _copy(developer: pwd.struct_passwd, entries: list[Entry], dry_run: bool) -> 
 
 
 def _plan(
-    wanted: Mapping[str, Entry], put: Mapping[str, str], there: Mapping[str, Entry | None], done: Copied
-) -> list[Entry]:
-    """What to write, the developer's own changes under a new name among it; `done` is filled in (pure)."""
-    writes = []
+    wanted: Mapping[str, Entry],
+    put: Mapping[str, str],
+    there: Mapping[str, Entry | None],
+    blocked: Mapping[str, str],
+    done: Copied,
+) -> tuple[list[Entry], list[str]]:
+    """What to write, and which paths hold what is the developer's own and must go aside; fills in `done` (pure)."""
+    writes, own = [], dict[str, None]()
     for path, entry in wanted.items():
         present = there[path]
         if present is not None and _hash(present) == _hash(entry):
             continue
-        if present is not None and _hash(present) != put.get(path) and present.kind == "file":
-            writes.append(Entry(path + KEPT, "file", 0o644, present.data))
-            done.kept.append(path + KEPT)
+        obstacle = blocked.get(path)
+        if obstacle is not None:
+            known = there.get(obstacle)
+            if known is None or _hash(known) != put.get(obstacle):
+                own[obstacle] = None
+        elif present is not None and _hash(present) != put.get(path):
+            own[path] = None
         writes.append(entry)
         done.written.append(path)
-    for path, known in put.items():
+    for path, known_hash in put.items():
         present = there[path]
-        if path not in wanted and present is not None and _hash(present) == known:
+        if path not in wanted and present is not None and _hash(present) == known_hash:
             done.removed.append(path)
-    return writes
+    return writes, list(own)
+
+
+def _obstacle(home: int, path: str) -> str | None:
+    """What stands in the way of a file of the copy: a file or link for a folder, or a folder for the file itself."""
+    *above, name = [NAME, *path.split("/")]
+    with contextlib.ExitStack() as stack:
+        folder = home
+        for depth, part in enumerate(above):
+            try:
+                folder = _open_folder(folder, part, stack)
+            except FileNotFoundError:
+                return None
+            except NotADirectoryError:
+                return "/".join(above[1 : depth + 1]) or None
+        try:
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return None
+        return None if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else path
+
+
+def _put_aside(home: int, path: str, *, dry_run: bool) -> str:
+    """Give what is there another name that nothing has; the name's path below the copy."""
+    *above, name = [NAME, *path.split("/")]
+    with contextlib.ExitStack() as stack:
+        folder = home
+        for part in above:
+            folder = _open_folder(folder, part, stack)
+        taken = set(os.listdir(folder))  # noqa: PTH208 - of a descriptor
+        names = (f"{name}{KEPT}" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        free = next(each for each in names if each not in taken)
+        if not dry_run:
+            os.rename(name, free, src_dir_fd=folder, dst_dir_fd=folder)
+    return "/".join([*above[1:], free])
+
+
+def _open_folder(folder: int, name: str, stack: contextlib.ExitStack) -> int:
+    """A folder in a folder, never through a link; closed with the stack."""
+    found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    stack.callback(os.close, found)
+    return found
 
 
 def _hash(entry: Entry) -> str:
@@ -184,8 +236,7 @@ def _present(home: int, path: str) -> Entry | None:
         folder = home
         try:
             for part in above:
-                folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-                stack.callback(os.close, folder)
+                folder = _open_folder(folder, part, stack)
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if stat.S_ISLNK(mode):
                 return Entry(path, "link", target=os.readlink(name, dir_fd=folder))

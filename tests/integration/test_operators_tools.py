@@ -206,6 +206,33 @@ def test_developers_get_the_template_and_lose_nothing(developer: Path, file: Pat
     assert wodmail(file, "check-template")["copies"][0]["outcome"] == "same"
 
 
+def test_what_is_in_the_way_of_the_template_is_kept(developer: Path, file: Path, tmp_path: Path) -> None:
+    """A second change beside the first, a folder where a file must be, a file where a folder must be."""
+    template, mine = tmp_path / "notebooks" / "WKSHP-Template", developer / "WKSHP-Template"
+    (template / "pictures").mkdir(parents=True)
+    for name in ("one.ipynb", "two.ipynb", "pictures/a.png"):
+        (template / name).write_text("first")
+    wodmail(file, "check-template")
+    for text in ("my first", "my second"):
+        (template / "one.ipynb").write_text(f"new after {text}")
+        (mine / "one.ipynb").write_text(text)
+        assert wodmail(file, "check-template", "--dry-run")["copies"][0]["kept"] != []
+        assert wodmail(file, "check-template")["copies"][0]["outcome"] == "changed"
+    (mine / "two.ipynb").unlink()
+    (mine / "two.ipynb").mkdir()
+    (mine / "two.ipynb" / "work.txt").write_text("work")
+    shutil.rmtree(mine / "pictures")
+    (mine / "pictures").write_text("a list of pictures")
+    done = wodmail(file, "check-template")["copies"][0]
+    assert sorted(done["kept"]) == ["pictures.yours", "two.ipynb.yours"]
+    assert (mine / "one.ipynb.yours").read_text() == "my first"
+    assert (mine / "one.ipynb.yours-2").read_text() == "my second"
+    assert (mine / "two.ipynb.yours" / "work.txt").read_text() == "work"
+    assert (mine / "pictures.yours").read_text() == "a list of pictures"
+    assert (mine / "two.ipynb").read_text() == (mine / "pictures" / "a.png").read_text() == "first"
+    assert wodmail(file, "check-template")["copies"][0]["outcome"] == "same"
+
+
 def test_a_link_in_a_developers_home_leads_nowhere(developer: Path, file: Path, tmp_path: Path) -> None:
     template = tmp_path / "notebooks" / "WKSHP-Template"
     template.mkdir(parents=True)
