@@ -59,7 +59,7 @@ def _found(trees: Iterable[Path]) -> list[Path]:
         except OSError as error:
             problem = Problem(str(error.filename or tree), f"root can't look at it before it runs it: {error.strerror}")
             raise ConfigError([problem]) from error
-    return found
+    return list(dict.fromkeys(found))
 
 
 def of_play(settings: Settings, playbook: Path) -> list[Path]:
@@ -91,7 +91,8 @@ def strangers(tree: Path, seen: set[tuple[Path, bool]] | None = None) -> Iterato
         for part in (*reversed(path.parents), path):
             if part.is_symlink():
                 todo.append((part.parent / part.readlink(), whole and part == path))
-            if (part, False) not in seen and _open_to_others(part.lstat(), above=part != path):
+            # What was passed through only may have been a folder like /tmp, which will do above a tree but not in one.
+            if (part == path or (part, False) not in seen) and _open_to_others(part.lstat(), above=part != path):
                 yield part
             seen.add((part, False))
         seen.add((path, whole))
@@ -110,7 +111,8 @@ def _open_to_others(status: os.stat_result, *, above: bool) -> bool:
 
 
 def _within(tree: Path, own: Path) -> bool:
-    return tree.resolve().is_relative_to(own.resolve())
+    # Not where a link leads: who owns the link's folder can turn it elsewhere.
+    return Path(os.path.abspath(tree)).is_relative_to(own)  # noqa: PTH100 - absolute() keeps ".."
 
 
 def _there(folders: Iterable[Path | None]) -> list[Path]:
@@ -132,7 +134,8 @@ def _words(path: Path) -> str:
 
 
 def _advice(settings: Settings) -> str:
+    user = settings.WODUSER
     return (
-        "give these files and folders to root (chown -R root:root, chmod -R go-w), or move the tree to where only root "
-        f"writes, such as /opt/wod; false is for a backend where {settings.WODUSER} may become root by sudo anyway"
+        f"give these files and folders to root (chown -R root:{user}, chmod -R g+rX,go-w), or move the tree to where "
+        f"only root writes, such as /opt/wod; false is for a backend where {user} may become root by sudo anyway"
     )

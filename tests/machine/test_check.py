@@ -42,7 +42,7 @@ BREAKS = {
     "logind": "rm /etc/systemd/system/user-.slice.d/50-wodmail.conf",
     "hosts": "sed -i 's/^127.0.1.1 .*/127.0.1.1 other/' /etc/hosts",
     "config": "chmod 0644 /etc/wod.yml; echo >>/etc/wod.sh",
-    "trees": f"chmod o+w {TREE}/ansible/check_backend.yml; chown wodadmin {TREE}/sys/hosts.j2",
+    "trees": f"chmod o+w {TREE}/setup.cfg; chown wodadmin {TREE}/Makefile",
     "helper": "rm /etc/sudoers.d/wodmail",
     "utilities": "rm /usr/local/bin/wod-test-action.sh /usr/local/bin/wod-students",
     "deliver": f"echo broken >>{TREE}/scripts/functions.sh",
@@ -261,13 +261,22 @@ def test_more_rights_than_the_one_line_are_told(story: Story, backend: Machine) 
     assert "(ALL) NOPASSWD: ALL" in " ".join(found["helper"]["what"])
 
 
-def test_trees_below_another_s_folder_are_told(story: Story, backend: Machine) -> None:
+def test_what_others_can_change_is_not_run(story: Story, backend: Machine) -> None:
+    """With WODTRUSTTREES: false it is, and the item tells of it."""
     assert story.again["trees"]["status"] == "ok"
-    backend.shell("chown wodadmin /opt/wod")
+    playbook = f"{TREE}/ansible/check_backend.yml"
+    backend.shell(f"chown wodadmin /opt/wod; chmod o+w {playbook}")
     try:
+        refused = backend.run(["/opt/wodmail/bin/wod-check", "--item", "trees"], check=False)
+        delivered = backend.run(["/opt/wodmail/bin/wod-deliver", "--no-mail"], check=False)
+        backend.shell(f"chmod o-w {playbook}; echo 'WODTRUSTTREES: false' >>/etc/wod.yml")
         found = check(backend, "--item", "trees", status=2)
     finally:
-        backend.shell("chown root /opt/wod")
+        backend.shell(f"chown root /opt/wod; chmod o-w {playbook}; sed -i /^WODTRUSTTREES:/d /etc/wod.yml")
+    assert (refused.status, delivered.status) == (78, 1)
+    assert "/opt/wod: belongs to wodadmin" in refused.err
+    assert f"{playbook}: can be written by others" in refused.err
+    assert "/opt/wod: belongs to wodadmin" in delivered.err
     assert "/opt/wod" in " ".join(found["trees"]["what"])
 
 

@@ -97,7 +97,7 @@ def test_a_playbook_that_others_can_change_is_not_run(tree: Path, monkeypatch: p
             maintenance.play(settings, "play", check=check)
     words = str(error.value)
     assert f"{private}: belongs to " in words
-    assert "chown -R root:root" in words
+    assert "chown -R root:wodadmin" in words
     assert "WODTRUSTTREES" in words
     treetrust.demand(settings.model_copy(update={"WODTRUSTTREES": False}), [private])
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -108,6 +108,21 @@ def test_wodmails_own_files_are_not_asked_about(tree: Path, monkeypatch: pytest.
     os.chown(tree / "play.yml", NOBODY, -1)
     monkeypatch.setattr(paths, "root", lambda: tree.parent)
     treetrust.demand(Settings(), [tree])
+    home = tree.parent.parent / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, -1)
+    (home / "link").symlink_to(tree)
+    for way in (home / "link", tree / ".." / ".." / "home"):
+        with pytest.raises(ConfigError, match="home: belongs to"):
+            treetrust.demand(Settings(), [way])
     monkeypatch.setattr(paths, "root", lambda: tree / "elsewhere")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"play\.yml: belongs to"):
         treetrust.demand(Settings(), [tree])
+
+
+def test_a_folder_that_all_may_write_is_good_above_but_not_inside(tree: Path) -> None:
+    tree.chmod(0o1777)
+    assert strangers(tree / "group_vars") == []
+    assert strangers(tree) == ["tree"]
+    seen: set[tuple[Path, bool]] = set()
+    assert [each.name for at in (tree / "group_vars", tree) for each in treetrust.strangers(at, seen)] == ["tree"]
