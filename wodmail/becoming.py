@@ -10,13 +10,16 @@ from typing import Any
 
 from wodmail.errors import Failed, WodmailError
 
+_DESCRIPTORS = 1 << 16
 
-def as_user(user: pwd.struct_passwd, work: Callable[[], object]) -> Any:
+
+def as_user(user: pwd.struct_passwd, work: Callable[[], object], *, umask: int = 0o022) -> Any:
     """Do something as another user.
 
     Args:
         user: whose rights; a caller that isn't root keeps its own.
-        work: done in a child process; what it returns must be JSON.
+        work: done in a child process, which has none of our open files; what it returns must be JSON.
+        umask: the child's.
 
     Returns:
         What `work` returned.
@@ -28,7 +31,7 @@ def as_user(user: pwd.struct_passwd, work: Callable[[], object]) -> Any:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(user, work, writing)
+        _child(user, work, writing, umask)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as source:
         text = source.read()
@@ -39,12 +42,15 @@ def as_user(user: pwd.struct_passwd, work: Callable[[], object]) -> Any:
     return json.loads(text)
 
 
-def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int) -> None:
+def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int, umask: int) -> None:
     status = 70
     try:
+        # Nothing of ours goes with it, neither root's descriptors nor locks that would outlive us.
+        os.closerange(3, writing)
+        os.closerange(writing + 1, _DESCRIPTORS)
         with os.fdopen(writing, "w", encoding="utf-8") as out:
             try:
-                _become(user)
+                _become(user, umask)
                 json.dump(work(), out)
                 status = 0
             except WodmailError as error:
@@ -55,10 +61,10 @@ def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int) ->
         os._exit(status)
 
 
-def _become(user: pwd.struct_passwd) -> None:
+def _become(user: pwd.struct_passwd, umask: int) -> None:
     if os.geteuid() == 0:
         os.initgroups(user.pw_name, user.pw_gid)
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-    os.umask(0o022)
+    os.umask(umask)
     os.chdir("/")

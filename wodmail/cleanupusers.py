@@ -115,12 +115,12 @@ def _standstill(settings: Settings) -> Iterator[None]:
     rights.
     """
     user = pwd.getpwuid(os.geteuid()) if settings.WODSANDBOX else pwd.getpwnam(settings.WODUSER)
-    holder = as_user(user, lambda: _hold(settings))
+    holder = as_user(user, lambda: _hold(settings), umask=0o077)
     try:
         yield
     finally:
         if holder:
-            as_user(user, lambda: _release(settings, holder))
+            as_user(user, lambda: _release(settings, holder), umask=0o077)
 
 
 def _hold(settings: Settings) -> str:

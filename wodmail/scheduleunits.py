@@ -18,6 +18,7 @@ from typing import Any, Literal
 from wodmail import paths
 from wodmail.config import Settings
 from wodmail.errors import Failed, Refused
+from wodmail.privatefile import write_whole
 from wodmail.rendering import render
 from wodmail.schedule import TABLE, Schedule, When, times
 
@@ -170,25 +171,11 @@ def _put(path: Path, text: str, check: bool) -> Change:
         if before == text:
             return Change(str(path), "same")
         if not check:
-            _write(path, text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text, 0o644)
     except OSError as error:
         raise Failed(f"{path} can't be written: {error.strerror}. Run this as root.") from error
     return Change(str(path), "new" if before is None else "changed")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _take(path: Path, check: bool) -> Change:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import importlib
-import json
 import os
 import pwd
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from wodmail import registry
+from wodmail.becoming import as_user
 from wodmail.errors import Failed, Temporary, WodmailError
 from wodmail.lanes import UNFINISHED
 from wodmail.registry.embedded import FILE
@@ -30,7 +30,6 @@ WORKING = "its student's processes run"
 HELPER = "the root helper works on it"
 JOB = "job {} is not finished"
 TAKEN = "the registry says that it is taken"
-_DESCRIPTORS = 1 << 16
 
 
 @contextlib.contextmanager
@@ -109,39 +108,13 @@ def _asked_as(user: str, settings: Settings) -> dict[str, dict[str, str]]:
     codecs.lookup("idna")
     if settings.apidb:
         importlib.import_module("wodmail.registry.apidb")
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 70
-        try:
-            # Nothing of ours goes with it, neither root's descriptors nor locks that would outlive us.
-            os.closerange(3, writing)
-            os.closerange(writing + 1, _DESCRIPTORS)
-            _become(user)
-            with os.fdopen(writing, "w", encoding="utf-8") as out:
-                json.dump(_told(settings), out)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as source:
-        text = source.read()
-    _, status = os.waitpid(pid, 0)
-    if status != 0 or not text:
-        words = "It could not be found out which seats are in use; nothing was changed."
-        raise Failed(words, f"the process that asks as {user} ended with {os.waitstatus_to_exitcode(status)}")
-    answer: dict[str, dict[str, str]] = json.loads(text)
+    try:
+        account = pwd.getpwnam(user) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        answer: dict[str, dict[str, str]] = as_user(account, lambda: _told(settings), umask=0o077)
+    except (KeyError, Failed) as error:
+        cause = error.operator if isinstance(error, Failed) else f"there is no user {user}"
+        raise Failed("It could not be found out which seats are in use; nothing was changed.", cause) from error
     return answer
-
-
-def _become(user: str) -> None:
-    if os.geteuid() == 0:
-        account = pwd.getpwnam(user)
-        os.initgroups(user, account.pw_gid)
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    os.umask(0o077)
-    os.chdir("/")
 
 
 def _told(settings: Settings) -> dict[str, object]:
