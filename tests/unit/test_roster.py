@@ -232,7 +232,9 @@ def test_another_program_has_the_lock(etc: Path) -> None:
         ending.join()
 
 
-@pytest.mark.parametrize(("pid", "lives"), [(os.getpid(), True), (2**22 + 1, False), (0, False)])
+@pytest.mark.parametrize(
+    ("pid", "lives"), [(os.getpid(), True), (2**22 + 1, False), (0, False)], ids=["lives", "gone", "none"]
+)
 def test_a_lock_file_of_vipw_counts_while_its_program_lives(etc: Path, pid: int, lives: bool) -> None:
     (etc / "group.lock").write_bytes(f"{pid}\0".encode())
     if lives:
