@@ -175,7 +175,10 @@ def _plan(
 
 
 def _obstacle(home: int, path: str) -> str | None:
-    """What stands in the way of a file of the copy: a file or link for a folder, or a folder for the file itself."""
+    """What stands in the way of a file of the copy: a file or link for a folder, or a folder for the file itself.
+
+    It is empty when something else than a folder has the copy's own name.
+    """
     *above, name = [NAME, *path.split("/")]
     with contextlib.ExitStack() as stack:
         folder = home
@@ -185,7 +188,7 @@ def _obstacle(home: int, path: str) -> str | None:
             except FileNotFoundError:
                 return None
             except NotADirectoryError:
-                return "/".join(above[1 : depth + 1]) or None
+                return "/".join(above[1 : depth + 1])
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         except FileNotFoundError:
@@ -194,8 +197,8 @@ def _obstacle(home: int, path: str) -> str | None:
 
 
 def _put_aside(home: int, path: str, *, dry_run: bool) -> str:
-    """Give what is there another name that nothing has; the name's path below the copy."""
-    *above, name = [NAME, *path.split("/")]
+    """Give what is there another name that nothing has; returns the name's path below the copy (beside it for "")."""
+    *above, name = [NAME, *path.split("/")] if path else [NAME]
     with contextlib.ExitStack() as stack:
         folder = home
         for part in above:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from tests.commandline import wodmail
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, Site, running
 from tests.linux_students import site as made_site
 from tests.support import wait_until
@@ -43,18 +42,6 @@ def file(site: Site, tmp_path: Path) -> Path:
     made = tmp_path / "wod.yml"
     made.write_text(yaml.safe_dump(values), encoding="utf-8")
     return made
-
-
-def wodmail(file: Path, *words: str, status: int = 0, answer: str | None = None) -> dict[str, Any]:
-    """Run a command with --json."""
-    line = [*words, "--json", "--config", str(file)]
-    done = CliRunner().invoke(root, line, standalone_mode=False, input=answer)
-    if done.exception is not None:
-        raise done.exception
-    assert (done.return_value or 0) == status, done.output
-    data: dict[str, Any] = json.loads(done.stdout)
-    assert data["version"] == 1
-    return data
 
 
 # -- old processes --------------------------------------------------------------------------------------------------
@@ -212,19 +199,24 @@ def test_what_is_in_the_way_of_the_template_is_kept(developer: Path, file: Path,
     (template / "pictures").mkdir(parents=True)
     for name in ("one.ipynb", "two.ipynb", "pictures/a.png"):
         (template / name).write_text("first")
+    (template / "link").symlink_to("one.ipynb")
     wodmail(file, "check-template")
     for text in ("my first", "my second"):
         (template / "one.ipynb").write_text(f"new after {text}")
         (mine / "one.ipynb").write_text(text)
         assert wodmail(file, "check-template", "--dry-run")["copies"][0]["kept"] != []
         assert wodmail(file, "check-template")["copies"][0]["outcome"] == "changed"
+    for folder, target in ((mine, "my.ipynb"), (template, "two.ipynb")):
+        (folder / "link").unlink()
+        (folder / "link").symlink_to(target)
     (mine / "two.ipynb").unlink()
     (mine / "two.ipynb").mkdir()
     (mine / "two.ipynb" / "work.txt").write_text("work")
     shutil.rmtree(mine / "pictures")
     (mine / "pictures").write_text("a list of pictures")
     done = wodmail(file, "check-template")["copies"][0]
-    assert sorted(done["kept"]) == ["pictures.yours", "two.ipynb.yours"]
+    assert sorted(done["kept"]) == ["link.yours", "pictures.yours", "two.ipynb.yours"]
+    assert (str((mine / "link").readlink()), str((mine / "link.yours").readlink())) == ("two.ipynb", "my.ipynb")
     assert (mine / "one.ipynb.yours").read_text() == "my first"
     assert (mine / "one.ipynb.yours-2").read_text() == "my second"
     assert (mine / "two.ipynb.yours" / "work.txt").read_text() == "work"
@@ -240,9 +232,14 @@ def test_a_link_in_a_developers_home_leads_nowhere(developer: Path, file: Path, 
     victim = tmp_path / "victim"
     victim.mkdir()
     (developer / "WKSHP-Template").symlink_to(victim)
-    wodmail(file, "check-template")
+    assert wodmail(file, "check-template")["copies"][0]["kept"] == ["WKSHP-Template.yours"]
+    assert (developer / "WKSHP-Template.yours").readlink() == victim
     assert list(victim.iterdir()) == []
     assert (developer / "WKSHP-Template" / "0-ReadMeFirst.ipynb").read_text() == "one"
+    shutil.rmtree(developer / "WKSHP-Template")
+    (developer / "WKSHP-Template").write_text("my list")
+    assert wodmail(file, "check-template")["copies"][0]["kept"] == ["WKSHP-Template.yours-2"]
+    assert (developer / "WKSHP-Template.yours-2").read_text() == "my list"
     shutil.rmtree(developer)
     assert wodmail(file, "check-template", status=1)["copies"][0]["outcome"] == "failed"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import json
 import re
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from tests.commandline import wodmail
 from tests.linux_students import SERVICE, users
 from tests.parts import require
 from tests.support import wait_until
@@ -60,17 +60,6 @@ def mails(folder: Path) -> list[Any]:
     """What went out."""
     new = folder / "state" / "outbox" / "new"
     return [email.message_from_bytes(file.read_bytes()) for file in sorted(new.glob("*"))] if new.is_dir() else []
-
-
-def wod_schedule(file: Path, *words: str, status: int = 0) -> dict[str, Any]:
-    """Run `wodmail schedule … --json`."""
-    done = CliRunner().invoke(root, ["schedule", *words, "--json", "--config", str(file)], standalone_mode=False)
-    if done.exception is not None:
-        raise done.exception
-    assert (done.return_value or 0) == status, done.output
-    data: dict[str, Any] = json.loads(done.stdout)
-    assert data["version"] == 1
-    return data
 
 
 def test_a_run_that_goes_well(tmp_path: Path) -> None:
@@ -152,7 +141,7 @@ def test_never_twice_at_once(tmp_path: Path) -> None:
         assert begun.wait(20)
         with pytest.raises(Busy, match="at work already"):
             schedulerun.run(where, RETENTION, "hand", argv=shell("exit 0"))
-        (row,) = [each for each in wod_schedule(where.file, "list")["schedules"] if each["name"] == "retention"]
+        (row,) = [each for each in wodmail(where.file, "schedule", "list")["schedules"] if each["name"] == "retention"]
         assert (row["last"]["state"], row["last"]["by"]) == ("running", "timer")
     finally:
         (tmp_path / "gate").touch()
@@ -171,16 +160,16 @@ def test_a_run_that_was_cut_off_is_called_so(tmp_path: Path) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         (tmp_path / "gate").touch()
-    (row,) = [each for each in wod_schedule(file, "list")["schedules"] if each["name"] == "retention"]
+    (row,) = [each for each in wodmail(file, "schedule", "list")["schedules"] if each["name"] == "retention"]
     assert row["last"]["state"] == "interrupted"
 
 
 def test_by_hand_and_what_the_list_says_then(tmp_path: Path) -> None:
     file = written(tmp_path, WODSCHEDULES={"deliver": "13:30", "package-update": False})
-    found = wod_schedule(file, "run", "retention", "--here")
+    found = wodmail(file, "schedule", "run", "retention", "--here")
     assert (found["state"], found["by"], found["name"]) == ("ok", "hand", "retention")
     assert "deleted" in found["output"]
-    rows = {row["name"]: row for row in wod_schedule(file, "list")["schedules"]}
+    rows = {row["name"]: row for row in wodmail(file, "schedule", "list")["schedules"]}
     assert list(rows) == [each.name for each in TABLE]
     assert rows["retention"]["last"]["seconds"] == found["seconds"]
     assert (rows["package-update"]["when"], rows["deliver"]["when"]) == ("off", "13:30")
@@ -250,9 +239,9 @@ def test_units_for_systemd(tmp_path: Path) -> None:
     require("systemd-analyze")
     file = written(tmp_path, WODSCHEDULES={"deliver": "Mon,Thu 13:30", "package-update": "off"}, WODUSER="daemon")
     where = ("--root", str(tmp_path / "root"), "--manager", "systemd")
-    would = wod_schedule(file, "install", *where, "--check", status=2)
+    would = wodmail(file, "schedule", "install", *where, "--check", status=2)
     assert not (tmp_path / "root").exists()
-    assert wod_schedule(file, "install", *where)["changed"] == would["changed"]
+    assert wodmail(file, "schedule", "install", *where)["changed"] == would["changed"]
     units = tmp_path / "root" / UNITS
     due = [each for each in TABLE if each.name != "package-update"]
     assert {path.name for path in units.glob("wod-*")} == {
@@ -265,19 +254,19 @@ def test_units_for_systemd(tmp_path: Path) -> None:
     argv = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, units.glob("wod-*"))]
     checked = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert wod_schedule(file, "install", *where)["changed"] == []
+    assert wodmail(file, "schedule", "install", *where)["changed"] == []
     (units / "wod-deliver.timer").write_text("broken")
-    assert wod_schedule(file, "install", *where)["changed"] == [str(units / "wod-deliver.timer")]
+    assert wodmail(file, "schedule", "install", *where)["changed"] == [str(units / "wod-deliver.timer")]
     written(tmp_path, WODSCHEDULES=dict.fromkeys(schedule.NAMES, "off"))
-    wod_schedule(file, "install", *where)
+    wodmail(file, "schedule", "install", *where)
     assert [path for path in units.rglob("*") if not path.is_dir()] == []
 
 
 def test_a_file_for_cron(tmp_path: Path) -> None:
     file = written(tmp_path, WODSCHEDULES={"deliver": "Sun 13:30", "package-update": "off"}, WODUSER="daemon")
     where = ("--root", str(tmp_path / "root"))
-    wod_schedule(file, "install", *where, "--manager", "systemd")
-    wod_schedule(file, "install", *where, "--manager", "cron")
+    wodmail(file, "schedule", "install", *where, "--manager", "systemd")
+    wodmail(file, "schedule", "install", *where, "--manager", "cron")
     (made,) = [path for path in (tmp_path / "root").rglob("*") if path.is_file()]
     assert re.fullmatch(r"[A-Za-z0-9_-]+", made.name), "cron passes over other names"
     lines = [line for line in made.read_text().splitlines() if re.match(r"\d", line)]
@@ -287,8 +276,8 @@ def test_a_file_for_cron(tmp_path: Path) -> None:
     assert line.endswith("/wod-schedule run deliver --here --by cron >/dev/null 2>&1")
     assert [" daemon " in line for line in lines if " retention " in line] == [True]
     assert f"WOD_CONFIG={file}\n" in made.read_text()
-    assert wod_schedule(file, "install", *where, "--manager", "cron")["changed"] == []
-    assert wod_schedule(file, "remove", *where, "--manager", "cron")["changed"] == [str(made)]
+    assert wodmail(file, "schedule", "install", *where, "--manager", "cron")["changed"] == []
+    assert wodmail(file, "schedule", "remove", *where, "--manager", "cron")["changed"] == [str(made)]
     assert not made.exists()
 
 
