@@ -56,6 +56,16 @@ def appliance_site() -> Iterator[tuple[LinuxDeployment, Appliances]]:
             yield site, lab
 
 
+def backend(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
+    """The backend of a file's `both`; a fixture where it is named as one."""
+    return both[0]
+
+
+def lab(both: tuple[LinuxDeployment, Appliances]) -> Appliances:
+    """The appliances of a file's `both`; a fixture where it is named as one."""
+    return both[1]
+
+
 def _workshops(site: LinuxDeployment, lab: Appliances) -> None:
     site.workshop("WKSHP-Mono", monoappliance=True, reset=True)
     site.workshop("WKSHP-Multi", multiappliance=True, reset=True, range=[FIRST, THIRD])

@@ -14,6 +14,7 @@ import pytest
 
 from tests import asuser
 from tests.appliances import UIDS, Appliances, answers
+from tests.e2e import appliancesite
 from tests.e2e.appliancesite import ABSENT, SECOND, THIRD, appliance_site, container, lands, trust
 from tests.e2e.linuxsite import LinuxDeployment
 from tests.linux_students import BASE, FIRST, SERVICE
@@ -72,16 +73,7 @@ def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
         yield made
 
 
-@pytest.fixture
-def site(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
-    """The backend."""
-    return both[0]
-
-
-@pytest.fixture
-def lab(both: tuple[LinuxDeployment, Appliances]) -> Appliances:
-    """The appliances."""
-    return both[1]
+site, lab = pytest.fixture(appliancesite.backend), pytest.fixture(appliancesite.lab)
 
 
 @pytest.fixture(scope="module")

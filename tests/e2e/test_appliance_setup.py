@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.appliances import Appliances
+from tests.e2e import appliancesite
 from tests.e2e.appliancesetting import hooks, results, setting, told
 from tests.e2e.appliancesite import SECOND, THIRD
 from tests.e2e.linuxsite import LinuxDeployment
@@ -25,16 +26,7 @@ def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
         yield made
 
 
-@pytest.fixture
-def site(both: tuple[LinuxDeployment, Appliances]) -> LinuxDeployment:
-    """The backend."""
-    return both[0]
-
-
-@pytest.fixture
-def lab(both: tuple[LinuxDeployment, Appliances]) -> Appliances:
-    """The appliances."""
-    return both[1]
+site, lab = pytest.fixture(appliancesite.backend), pytest.fixture(appliancesite.lab)
 
 
 def test_hooks_scripts_and_playbooks_of_all_workshops_are_run(site: LinuxDeployment, lab: Appliances) -> None:
