@@ -71,7 +71,14 @@ def _password(_: click.Context, __: click.Parameter, file: Path | None) -> str:
     help="Nothing from there (WODWITHOUT); `others`: all.",
 )
 @click.option("--checkout", type=existing, help="wodmail's checkout (else the configuration's WODBEDIR).")
-@click.option("--config", "file", type=click.Path(path_type=Path), default=DEFAULT_FILE, show_default=True)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FILE,
+    show_default=True,
+    help="The configuration file that is written.",
+)
 @click.option("--log", type=click.Path(path_type=Path), default=LOG, help="Each task goes there.", show_default=True)
 @click.option("--check", is_flag=True, help="Change nothing, tell what would be done; exit status 2 if anything.")
 @json_option
