@@ -14,17 +14,29 @@ from tests.contract.hub_contract import HubContract
 from tests.e2e.harness import NOTEBOOK, step_of
 from tests.e2e.linuxsite import LinuxDeployment, install_helper, linux_deployment
 from tests.e2e.watching import watching
-from tests.hubsite import HubSite, hub_site
+from tests.hubsite import HubSite, StudentAtWork, hub_site
 from tests.linux_students import BASE, FIRST, LAST, running
 from tests.support import wait_until
+from wodmail import paths
 from wodmail.errors import Failed
 from wodmail.hub import Hub, for_settings
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 
 READER = "reader-7" * 4
-# A service that may read only, and a hook by which an operator refuses servers: of students that a file names.
+
+
+def installed(pattern: str) -> str:
+    """The lines of wod-install's configuration of the hub that begin so."""
+    text = (paths.share("sys") / "jupyterhub_config.py.j2").read_text(encoding="utf-8")
+    return "\n".join(re.findall(rf"^{pattern}.*$", text, re.MULTILINE))
+
+
+# What a restart leaves running; a service that may read only; a hook by which an operator refuses servers, of students
+# that a file names.
 MORE = f"""
+{installed("c[.]JupyterHub[.]cleanup_")}
+c.ConfigurableHTTPProxy.pid_file = "proxy.pid"
 c.JupyterHub.services.append({{"name": "reader", "api_token": "{READER}"}})
 c.JupyterHub.load_roles.append({{"name": "reader", "scopes": ["read:users"], "services": ["reader"]}})
 
@@ -125,6 +137,7 @@ def test_from_create_to_cleanup(site: LinuxDeployment, jupyterhub: HubSite) -> N
     assert first["outputs"][0]["text"] == f"{BASE + FIRST}\n"
     assert (second["execution_count"], second["outputs"][0]["data"]["text/plain"]) == (2, "42")
     assert third["execution_count"] is None
+    restart_under(jupyterhub, student)
 
     row = site.one(f"CLEANUP {FIRST} 0", "WKSHP-Work")
     assert row["state"] == "done", row
@@ -135,6 +148,25 @@ def test_from_create_to_cleanup(site: LinuxDeployment, jupyterhub: HubSite) -> N
     assert jupyterhub.login(NAME, password) is None
     assert not student.enter(), "nor is a browser let in that was logged in before"
     student.close()
+
+
+def restart_under(jupyterhub: HubSite, student: StudentAtWork) -> None:
+    """A restart of the hub, configured as wod-install does it, while a student works."""
+    before = servers(FIRST)
+    jupyterhub.stop()
+    assert servers(FIRST) == before, "the server goes on without the hub"
+    assert student.notebook(READ_ME)["cells"], "and the student's browser reaches it"
+    jupyterhub.start()
+    assert (jupyterhub.server(NAME) or {})["ready"], "the new hub knows it"
+    assert servers(FIRST) == before
+    assert student.execute(READ_ME, 2) == 2
+
+
+def test_systemd_ends_the_hub_alone() -> None:
+    unit = (paths.share("sys") / "jupyterhub.service.j2").read_text(encoding="utf-8")
+    assert re.findall(r"^KillMode=(.*)$", unit, re.MULTILINE) == ["process"]
+    assert "RuntimeDirectoryPreserve=yes" in unit
+    assert '"/run/jupyterhub/proxy.pid"' in installed(r"c\.ConfigurableHTTPProxy\.pid_file")
 
 
 def test_a_server_that_does_not_start(site: LinuxDeployment, jupyterhub: HubSite) -> None:
@@ -160,7 +192,7 @@ def test_the_hub_is_away(site: LinuxDeployment, jupyterhub: HubSite) -> None:
     before = len(site.requests())
     site.mail(f"CREATE {FIRST} 0", "WKSHP-Held")
     wait_until((site.state / "began").exists, what="the script")
-    jupyterhub.stop()
+    jupyterhub.close()
     (site.folder / "go").touch()
     late = site.ended(before + 1)[-1]
     assert_away(site, late, "hub-start")
