@@ -29,6 +29,7 @@ from wodmail import ansible_run, paths, processes, treetrust, vaultkeys
 from wodmail.errors import Failed
 from wodmail.logs import Masker
 from wodmail.maintenancetasks import TaskResult, read_event
+from wodmail.processes import Process
 from wodmail.schema import Settings
 
 __all__ = ["Played", "TaskResult", "find", "play", "sweep"]
@@ -38,6 +39,8 @@ MEMORY = Path("/run")
 PREFIX = "wodmail-play-"
 TAIL_LINES = 60
 POLL_SECONDS = 1
+GRACE = 2.0
+"""Seconds between TERM and KILL for what an ended run has left."""
 # Private group_vars win over public ones, wherever the playbook lies.
 PRECEDENCE = (
     "all_inventory,groups_inventory,all_plugins_play,groups_plugins_play,all_plugins_inventory,groups_plugins_inventory"
@@ -185,11 +188,26 @@ def _run(
         runner = Runner(config, event_handler=keep, cancel_callback=interrupted)
         runner.run()
     tail = masker.mask("\n".join(lines))
+    if runner.timed_out or runner.canceled:
+        _end_rest(private)
     if runner.timed_out:
         raise Failed(f"the playbook {file.name} took longer than {order.timeout:g} s and was ended", output=tail)
     if runner.canceled:
         raise Failed(f"the playbook {file.name} was interrupted; call it again to finish its work", output=tail)
     return Played(int(runner.rc), tuple(tasks), tail)
+
+
+def _end_rest(private: Path) -> None:
+    """End what a run that was ended leaves: each of ansible's workers leads a session of its own, out of reach of
+    ansible-runner's signal to the group."""
+    mark = os.fsencode(private / "home")
+
+    def find() -> set[Process]:
+        everyone = processes.table()
+        marked = [each for each in everyone if processes.environment_value(each.pid, b"ANSIBLE_HOME") == mark]
+        return processes.descendants(everyone, marked)
+
+    processes.end(find, GRACE)
 
 
 @contextmanager

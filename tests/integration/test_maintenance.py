@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wodmail import maintenance
+from wodmail import maintenance, processes
 from wodmail.errors import Failed
 from wodmail.maintenance import Played, play
 from wodmail.schema import Settings
@@ -131,6 +131,15 @@ def test_timeout_ends_the_run(tmp_path: Path) -> None:
     slow = slow.replace("content:", "a:").replace("dest:", "b:").replace("mode:", "c:")
     with pytest.raises(Failed, match="took longer than 3 s"):
         play(site(tmp_path, slow), "trial", variables={"OUT": "x"}, timeout=3)
+    # Each of ansible's workers leads a session of its own; none of them is left.
+    assert [each.pid for each in processes.table() if str(tmp_path).encode() in _command_line(each.pid)] == []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_folders_of_killed_runs_are_swept(tmp_path: Path) -> None:
