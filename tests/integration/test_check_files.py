@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from wodmail.maintenance import TaskResult
 from wodmail.schema import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
+NOBODY = pwd.getpwnam("nobody")
 PLAYBOOK = """---
 - name: Trial
   hosts: production
@@ -93,6 +96,48 @@ def test_wod_copy(tmp_path: Path) -> None:
     os.truncate(out / "old", 0)
     assert [task.status for task in run()[:3]] == ["changed", "ok", "changed"]
     assert (out / "text").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.root
+def test_files_in_the_home_of_the_services_user(tmp_path: Path) -> None:
+    """Written with that user's rights, so a link of theirs leads nowhere; a site's own recipes are theirs."""
+    settings, home, outside = site(tmp_path), tmp_path / "home", tmp_path / "outside"
+    for folder in (*tmp_path.parents, tmp_path):  # pytest's own are for root alone
+        if folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    home.mkdir()
+    outside.mkdir(mode=0o755)
+    os.chown(home, NOBODY.pw_uid, NOBODY.pw_gid)
+    tasks = yaml.safe_load((paths.share("ansible") / "tasks/mail.yml").read_text(encoding="utf-8"))[0]["block"]
+    wanted = ("Whose recipes", "Procmail gives", "Postfix gives mails to procmail, where", "Recipes of the site")
+    play = [{"name": "Trial", "hosts": "production", "gather_facts": False, "tasks": []}]
+    play[0]["tasks"] = [task for task in tasks if task["name"].startswith(wanted)]
+    assert len(play[0]["tasks"]) == len(wanted)
+    (settings.WODANSIBLEDIR / "trial.yml").write_text(yaml.safe_dump(play, sort_keys=False))
+    given = {name: defaults()[name] for name in ("wod_procmail_mark", "wod_mail_recipes")}
+    given |= {"WODDOOR": "postfix", "WODUSER": NOBODY.pw_name, "wod_home": str(home), "wod_pipe": "wodmail pipe"}
+    # A virtual environment of tests may be closed to that user; wodmail's own is not.
+    given |= {"wod_procmail_files": str(paths.share("procmail")), "ansible_python_interpreter": "/usr/bin/python3"}
+
+    def run(*, check: bool = False) -> list[str]:
+        played = maintenance.play(settings, "trial", check=check, diff=True, variables=given, timeout=120)
+        assert played.status == 0, played.text_tail
+        return [task.status for task in played.tasks]
+
+    recipes, forward = home / ".procmailrc", home / ".forward"
+    forward.symlink_to(outside / "file")
+    assert run(check=True) == ["ok", "changed", "skipped", "ok"]
+    assert list(home.iterdir()) == [forward]
+    forward.unlink()
+    assert run() == ["ok", "changed", "changed", "skipped"]
+    assert recipes.read_text().startswith(given["wod_procmail_mark"])
+    assert [(file.owner(), file.stat().st_mode & 0o777) for file in (recipes, forward)] == [
+        (NOBODY.pw_name, 0o600),
+        (NOBODY.pw_name, 0o644),
+    ]
+    recipes.write_text("EXITCODE=75\nHOST=none\n")
+    assert run() == ["ok", "skipped", "ok", "ok"]
+    assert (recipes.read_text(), list(outside.iterdir())) == ("EXITCODE=75\nHOST=none\n", [])
 
 
 def test_every_item_is_documented() -> None:

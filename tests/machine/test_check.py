@@ -261,6 +261,31 @@ def test_more_rights_than_the_one_line_are_told(story: Story, backend: Machine) 
     assert "(ALL) NOPASSWD: ALL" in " ".join(found["helper"]["what"])
 
 
+def test_write_bits_were_taken_away(story: Story, backend: Machine) -> None:
+    told = " ".join(story.audit["trees"]["what"])
+    assert f"2 files, such as {TREE}/docs, {TREE}/setup.cfg" in told
+    assert backend.shell(f"stat -c '%a %U' {TREE}/docs {TREE}/setup.cfg").splitlines() == ["755 root", "644 root"]
+
+
+def test_what_another_owns_is_told_and_left_alone(story: Story, backend: Machine) -> None:
+    """A page that nobody plays; the vault's password is WODUSER's own, 0600, as docs/variables.md asks."""
+    assert story.again["trees"]["status"] == "ok"
+    secret, page = f"{PRIVATE}/ansible/vault_secret", f"{TREE}/docs/check.md"
+    backend.write(secret, "a-word\n", "0600")
+    backend.shell(f"chown wodadmin {secret}")
+    try:
+        assert verdicts(check(backend, "--item", "trees", status=0)) == {"trees": "ok"}
+        backend.shell(f"chown wodadmin {page}")
+        found = check(backend, "--item", "trees", status=2)
+        left = backend.shell(f"stat -c '%a %U' {secret} {page}").splitlines()
+    finally:
+        backend.shell(f"rm {secret}; chown root {page}")
+    assert left == ["600 wodadmin", "644 wodadmin"]
+    assert found["trees"]["status"] == "differs"
+    assert f"{page} (wodadmin)" in " ".join(found["trees"]["what"])
+    assert secret not in " ".join(found["trees"]["what"])
+
+
 def test_what_others_can_change_is_not_run(story: Story, backend: Machine) -> None:
     """With WODTRUSTTREES: false it is, and the item tells of it."""
     assert story.again["trees"]["status"] == "ok"
@@ -331,6 +356,7 @@ def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
         "services": "ok",
     }
     assert check(backend, "--item", "mail", status=0)["mail"]["status"] == "ok"
+    the_site_s_own_recipes(backend)
     before = requests(backend)
     backend.run(["wod-test-action", "PLAN", "WKSHP-Demo101", "1"], user="wodadmin", check=False)
     done = backend.run(
@@ -346,6 +372,19 @@ def test_postfix_as_the_door(story: Story, backend: Machine) -> None:
     )
     backend.run(["wod-test-action", "--wait", "--timeout", "120", "CLEANUP", "WKSHP-Demo101", "1"], user="wodadmin")
     assert "master" not in backend.shell("ss -Hltnp 'sport = :10025'")
+
+
+def the_site_s_own_recipes(machine: Machine) -> None:
+    """They are told and left alone; those that are missing are written, as WODUSER's."""
+    recipes, forward = "/home/wodadmin/.procmailrc", "/home/wodadmin/.forward"
+    machine.shell(f"echo HOST=none >{recipes}; rm {forward}")
+    own = check(machine, "--item", "mail", status=2)["mail"]
+    assert (own["status"], machine.read(recipes)) == ("differs", "HOST=none\n")
+    assert ".procmailrc of wodadmin is not wodmail's" in " ".join(own["what"])
+    machine.shell(f"rm {recipes}")
+    assert check(machine, "--item", "mail", status=0)["mail"]["status"] == "fixed"
+    modes = machine.shell(f"stat -c '%a %U' {recipes} {forward}").splitlines()
+    assert modes == ["600 wodadmin", "644 wodadmin"]
 
 
 def requests(machine: Machine) -> int:
