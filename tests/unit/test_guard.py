@@ -73,6 +73,14 @@ def test_many_short_processes_count_together() -> None:
     assert judge.together[1].rate_cores == pytest.approx(26 / 15, rel=0.05)
 
 
+def test_after_a_stop_the_processes_together_are_counted_anew() -> None:
+    judge = Judge(POLICY)
+    burn(judge, [1.5] * 30)
+    judge.stopped(1)
+    found = judge.judge(Look(31 * 15.0, [seen(77, cpu_seconds=20.0, age_seconds=14.0)]))
+    assert found == []
+
+
 def test_a_track_takes_nothing_for_the_time_in_which_nobody_looked() -> None:
     track = Track()
     for now, cpu in [(0.0, 0.0), (10000.0, 9000.0)]:

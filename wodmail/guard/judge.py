@@ -138,6 +138,11 @@ class Judge:
         """Go on counting where a guard of this boot ended; only processes that still live will be seen again."""
         self.tracks.update({key: Track(over_seconds=seconds) for key, seconds in over_seconds.items()})
 
+    def stopped(self, student: int) -> None:
+        """Count a student's processes together anew: what was stopped is no reason to stop what comes after it."""
+        self.together.pop(student, None)
+        self._used.pop(student, None)
+
     def rates(self) -> dict[int, float]:
         """Cores that each student's processes used over the window, allowed ones included."""
         rates: dict[int, float] = {}

@@ -167,6 +167,8 @@ class Guard:
         spared = [] if found.rule == "hidden" else [seen.key for seen in found.processes]
         result = stop(self.watcher, case.student, found.processes, lambda seen: self._spared(seen, spared))
         left = [seen.pid for seen in result.left]
+        if not left:
+            self.judge.stopped(case.student)
         log.warning("guard-stopped", case=case.name, student=case.student, ended=result.ended, left=left[:20])
         which = ", ".join(f"{seen.pid} {visible(seen.exe, 100)}" for seen in found.processes[:5])
         told = f"{result.ended} ended, {len(left)} left; found: {which}"
