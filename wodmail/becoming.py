@@ -18,7 +18,8 @@ def as_user(user: pwd.struct_passwd, work: Callable[[], object], *, umask: int =
 
     Args:
         user: whose rights; a caller that isn't root keeps its own.
-        work: done in a child process, which has none of our open files; what it returns must be JSON.
+        work: done in a child process, which has none of our open files, so that no database may be open here that it
+            opens; what it returns must be JSON.
         umask: the child's.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -196,21 +196,27 @@ def test_an_operator_who_drains_takes_a_programs_hold_over(store: Store) -> None
 @pytest.mark.parametrize("theirs", ["", "a new hub"])
 def test_emptying_homes_ends_no_operators_drain(tmp_path: Path, theirs: str) -> None:
     conf = Settings(WODSANDBOX=True, WODSTATEDIR=tmp_path, WODBACKEND=HERE, WODUSERMIN=1, WODUSERMAX=2)
-    store = open_store(conf)
-    store.migrate()
     before = []
 
-    def meanwhile(_: object) -> None:
-        before.append(drained.current(store).reason)
-        drained.drain(store, theirs)
+    def opened(work: Callable[[Store], Any]) -> Any:
+        """Ask the database, and close it: wod-cleanup-users has it open in a child alone."""
+        store = open_store(conf)
+        try:
+            return work(store)
+        finally:
+            store.close()
 
+    def meanwhile(_: object) -> None:
+        before.append(opened(drained.current).reason)
+        opened(lambda store: drained.drain(store, theirs))
+
+    opened(lambda store: store.migrate())
     cleanupusers.clean(conf, [1], meanwhile)
     assert before == [cleanupusers.REASON]
-    assert (drained.current(store).on, drained.current(store).reason) == (True, theirs)
-    drained.resume(store)
+    assert (opened(drained.current).on, opened(drained.current).reason) == (True, theirs)
+    opened(drained.resume)
     cleanupusers.clean(conf, [1])
-    assert not drained.current(store).on
-    store.close()
+    assert not opened(drained.current).on
 
 
 def told(store: Store) -> list[int]:

@@ -69,7 +69,8 @@ def test_postgresql_answers_with_a_password_made_here(neighbour: Machine) -> Non
     assert len(word) == 40
     assert word != secret(neighbour, "JWT_SECRET")
     ask = ["env", f"PGPASSWORD={word}", "psql", "-h", "127.0.0.1", "-U", "wodapidb", "-XAtc"]
-    assert neighbour.run([*ask, "create table if not exists seen(); select current_user", "wodapidb"]).out.endswith("wodapidb\n")
+    made = neighbour.run([*ask, "create table if not exists seen(); select current_user", "wodapidb"])
+    assert made.out.endswith("wodapidb\n")
     assert neighbour.run([*ask, "create role more", "wodapidb"], check=False).status != 0
     assert neighbour.run(["stat", "-c", "%a %U %G", "/etc/wod-api-db.env"]).out == "600 root root\n"
     found = neighbour.run(["grep", "-rlF", "--", word, "/var/log", "/etc", "/opt/wod", "/tmp"], check=False).out
