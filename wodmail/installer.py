@@ -61,11 +61,13 @@ class Installation:
         keys: names of the configuration that were written, or would be.
         stages: the playbooks; those after a failed one were not begun.
         left: what is left for the operator, in words.
+        code: wodmail's modules that the checkout has otherwise than the program; only a look goes on with them.
     """
 
     keys: tuple[str, ...]
     stages: tuple[Stage, ...]
     left: tuple[str, ...]
+    code: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -75,7 +77,7 @@ class Installation:
     @property
     def changed(self) -> int:
         """How many things were changed, or would be."""
-        return len(self.keys) + sum(stage.changed for stage in self.stages)
+        return len(self.keys) + bool(self.code) + sum(stage.changed for stage in self.stages)
 
 
 Teller = Callable[[str, TaskResult | None], None]
@@ -96,6 +98,7 @@ def install(order: Order, tell: Teller) -> Installation:
         raise ConfigError([Problem("wod-install", "only root can install; call it with sudo")])
     text, present = installingfile.read(order.file)
     checkout = _checkout(order, present)
+    code = _other_code(order, checkout)
     facts = installingfacts.look(checkout, hosts(order.wanted))
     new = configuration(order.wanted, facts, present)
     if order.checkout is not None:
@@ -108,7 +111,17 @@ def install(order: Order, tell: Teller) -> Installation:
         stages.append(_play(order, settings, playbook, tell))
         if stages[-1].status:
             break
-    return Installation(keys, tuple(stages), tuple(left_to_do({**present, **new}, order.wanted)))
+    return Installation(keys, tuple(stages), tuple(left_to_do({**present, **new}, order.wanted)), code)
+
+
+def _other_code(order: Order, checkout: Path) -> tuple[str, ...]:
+    """What differs between the program and the checkout; new playbooks are played by the code that came with them."""
+    found = installingfacts.other_code(checkout)
+    if found and not order.check:
+        words = f"{checkout} has another wodmail than this program ({len(found)} modules differ, such as {found[0]})"
+        mend = f"call {checkout}/scripts/wod-install.sh, which installs that one first; nothing was changed"
+        raise ConfigError([Problem("wod-install", f"{words}: {mend}")])
+    return found
 
 
 def _checkout(order: Order, present: dict[str, Any]) -> Path:

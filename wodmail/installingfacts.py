@@ -85,6 +85,30 @@ def checkout_problems(checkout: Path, *, whole: bool = True) -> list[Problem]:
     return []
 
 
+def other_code(checkout: Path, package: Path | None = None) -> tuple[str, ...]:
+    """Names of wodmail's modules that this program has otherwise than the checkout, whose playbooks it would play.
+
+    Args:
+        checkout: wodmail's checkout.
+        package: the folder of the package that runs; None for this one.
+    """
+    package = package or Path(__file__).parent
+    folder = checkout / "wodmail"
+    if not folder.is_dir() or package.resolve() == folder.resolve():
+        return ()
+    names = {file.relative_to(root) for root in (folder, package) for file in root.rglob("*.py")}
+    modules = sorted(
+        str(name) for name in names if name.parts[0] != "share"
+    )  # data, which lies elsewhere in a checkout
+    return tuple(name for name in modules if _bytes(folder / name) != _bytes(package / name))
+
+
+def _bytes(file: Path) -> bytes | None:
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_bytes()
+    return None
+
+
 def _own() -> Iterable[str]:
     for cards in psutil.net_if_addrs().values():
         for card in cards:

@@ -11,7 +11,7 @@ import yaml
 from wodmail import config, installingfile
 from wodmail.errors import ConfigError
 from wodmail.installing import SOURCES, Facts, Wanted, configuration, hosts, left_to_do, sources
-from wodmail.installingfacts import checkout_problems
+from wodmail.installingfacts import checkout_problems, other_code
 
 HERE = Facts(name="backend.example.org", checkout=Path("/opt/wod/wod-backend"), own=frozenset({"192.0.2.5"}))
 
@@ -151,6 +151,24 @@ def test_a_checkout_that_others_can_change_is_refused(tmp_path: Path) -> None:
     assert "can be changed by others" in str(checkout_problems(tree)[0])
     assert "is no checkout" in str(checkout_problems(tmp_path)[0])
     assert checkout_problems(Path("/usr/share"))[0].message.startswith("is no checkout")
+
+
+def test_other_code_than_the_checkout_s_is_seen(tmp_path: Path) -> None:
+    """Modules that were changed, added and removed; bytecode and a checkout that runs itself are no matter."""
+    package, checkout = tmp_path / "package", tmp_path / "checkout"
+    for folder in (package, checkout / "wodmail"):
+        (folder / "cli").mkdir(parents=True)
+        for name in ("same.py", "cli/other.py"):
+            (folder / name).write_text("x = 1\n")
+    (package / "same.pyc").write_bytes(b"x")
+    (package / "share").mkdir()
+    (package / "share/plugin.py").write_text("")
+    assert other_code(checkout, package) == ()
+    (package / "cli/other.py").write_text("x = 2\n")
+    (package / "old.py").write_text("")
+    (checkout / "wodmail/new.py").write_text("")
+    assert other_code(checkout, package) == ("cli/other.py", "new.py", "old.py")
+    assert other_code(checkout, checkout / "wodmail") == ()
 
 
 def test_neighbours_named_anew_are_added() -> None:

@@ -179,6 +179,7 @@ def _as_data(done: Installation, order: Order) -> dict[str, object]:
         "ok": not done.failed,
         "changed": done.changed,
         "configuration": list(done.keys),
+        "modules": list(done.code),
         "playbooks": played,
         "left": list(done.left),
     }
@@ -189,6 +190,8 @@ def _tell(console: Console, done: Installation, order: Order, log: Path) -> None
     if done.keys:
         written = "would be written" if order.check else "written"
         console.print(f"{order.file}: {written}: {', '.join(done.keys)}", soft_wrap=True)
+    if done.code:
+        console.print(f"wodmail would be replaced by the checkout's: {len(done.code)} modules differ", soft_wrap=True)
     for stage in done.stages:
         counted = ", ".join(f"{count} {status}" for status, count in stage.counts.items() if count)
         console.print(f"{stage.playbook}: {counted or 'nothing to do'}")
