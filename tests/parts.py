@@ -11,6 +11,7 @@ import pytest
 
 PROGRAMS = {
     "ansible": ("ansible-playbook", "ansible-core"),
+    "apt": ("apt-get", "apt"),
     "bash": ("bash", "bash"),
     "nc": ("nc.openbsd", "netcat-openbsd"),
     "nc-traditional": ("nc.traditional", "netcat-traditional"),

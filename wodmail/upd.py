@@ -2,6 +2,9 @@
 
 Security updates alone unless more is asked for. What apt calls security is judged by where a new version comes from:
 an archive whose name ends in -security (Debian, Ubuntu); dnf knows its advisories (dnf(8), --security).
+
+apt-get install would mark what it is told to update as wanted by a person, and autoremove would never remove an old
+kernel again. So apt-get always upgrades, and what is not to be updated is pinned to the version that is there.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +29,10 @@ LOCK_PAUSE = 5.0
 TAIL = 4000
 DNF_UPDATES = 100  # what `dnf check-update` exits with when there are any
 REBOOT_MARK = Path("run/reboot-required")
+PREFERENCES = Path("etc/apt/preferences.d")
+PIN = "Package: {update.name}\nPin: version {update.old}\nPin-Priority: 32767\n\n"
+# A new kernel is a new package, so new ones are let in; nothing may be removed for them.
+_UPGRADE = ("--no-remove", "--with-new-pkgs", "upgrade")
 # When these are replaced, what runs goes on with the old ones until the machine is restarted.
 WANTS_REBOOT = re.compile(
     r"(linux-image-.*|kernel(-core)?|libc6|glibc|systemd|dbus(-broker)?|openssl-libs|linux-firmware)"
@@ -53,10 +62,10 @@ class Report:
     Args:
         tool: apt or dnf.
         scope: security or all.
-        updates: what was to be updated.
+        updates: what was to be updated; with security updates also what they can't do without.
         installed: whether it was.
         reboot: why the machine should be restarted, empty when it need not.
-        held: newer versions that were not asked for.
+        held: newer versions that stay out.
     """
 
     tool: str
@@ -117,43 +126,66 @@ class Updater:
         """
         report = Report(self.tool, scope)
         look, install = (self._apt, self._apt_install) if self.tool == "apt-get" else (self._dnf, self._dnf_install)
-        report.updates, report.held = look(scope)
+        report.updates, kept = look(scope)
+        report.held = len(kept)
         if report.updates and not dry_run:
             self._on_line(f"installing {len(report.updates)} update(s)")
-            install(scope, report.updates)
+            install(scope, report.updates, kept)
             report.installed = True
         report.reboot = self._reboot(report)
         return report
 
     # -- apt --------------------------------------------------------------------------------------------------
 
-    def _apt(self, scope: Scope) -> tuple[list[Update], int]:
+    def _apt(self, scope: Scope) -> tuple[list[Update], list[Update]]:
+        """What to update, and what to keep as it is."""
         self._on_line("apt-get update")
         self._call("update", "-qq")
-        # dist-upgrade: a new kernel is a new package; nothing may be removed for it, and here nothing is done yet
-        found = parse_apt(self._call("--simulate", "--no-remove", "--with-new-pkgs", "upgrade"))
-        wanted = [update for update, secure in found if secure or scope == "all"]
-        return wanted, len(found) - len(wanted)
+        found = parse_apt(self._call("--simulate", *_UPGRADE))
+        secure = [update for update, is_secure in found if is_secure]
+        if scope == "all" or not secure:
+            return ([update for update, _ in found], []) if scope == "all" else ([], [update for update, _ in found])
+        # They bring along what they depend on, whatever archive it is from: a pin on that would keep them out.
+        wanted = (f"{update.name}={update.new}" for update in secure)
+        along = {update.name for update, _ in parse_apt(self._call("--simulate", "--no-remove", "install", *wanted))}
+        with self._pinned([update for update, _ in found if update.name not in along]) as pins:
+            updates = [update for update, _ in parse_apt(self._call("--simulate", *pins, *_UPGRADE))]
+        names = {update.name for update in updates}
+        return updates, [update for update, _ in found if update.name not in names]
 
-    def _apt_install(self, scope: Scope, updates: Sequence[Update]) -> None:
-        quiet = ["-qq", "--yes", "--no-remove", "-o", "Dpkg::Options::=--force-confdef"]
+    def _apt_install(self, _scope: Scope, _updates: Sequence[Update], kept: Sequence[Update]) -> None:
+        quiet = ["-qq", "--yes", "-o", "Dpkg::Options::=--force-confdef"]
         quiet += ["-o", "Dpkg::Options::=--force-confold", "-o", f"DPkg::Lock::Timeout={int(self._lock_wait)}"]
-        if scope == "all":
-            self._call(*quiet, "--with-new-pkgs", "upgrade")
-        else:
-            self._call(*quiet, "install", *(f"{update.name}={update.new}" for update in updates))
+        with self._pinned(kept) as pins:
+            self._call(*quiet, *pins, *_UPGRADE)
+
+    @contextmanager
+    def _pinned(self, kept: Sequence[Update]) -> Iterator[list[str]]:
+        """Options by which these stay at the version that is there; the machine's own preferences hold, too.
+
+        Nothing of the machine is changed for it, so that nothing is left behind when a run is cut off. Ours is the
+        highest priority that there is, and of several pins of a version the first one counts (apt_preferences(5)).
+        """
+        with tempfile.TemporaryDirectory(prefix="wod-upd-") as name:
+            folder = Path(name)
+            pins = "".join(PIN.format(update=update) for update in kept if update.old)
+            (folder / "0-wod-upd.pref").write_text(pins, encoding="utf-8")
+            for own in (self._root / PREFERENCES).glob("*"):
+                if own.is_file():
+                    shutil.copyfile(own, folder / f"1-{own.name}")
+            yield ["-o", f"Dir::Etc::PreferencesParts={folder}"] if pins else []
 
     # -- dnf --------------------------------------------------------------------------------------------------
 
-    def _dnf(self, scope: Scope) -> tuple[list[Update], int]:
+    def _dnf(self, scope: Scope) -> tuple[list[Update], list[Update]]:
         self._on_line("dnf check-update")
         everything = parse_dnf(self._call("--quiet", "check-update", "--refresh", fine=(0, DNF_UPDATES)))
         if scope == "all":
-            return everything, 0
+            return everything, []
         secure = parse_dnf(self._call("--quiet", "check-update", "--security", fine=(0, DNF_UPDATES)))
-        return secure, len(everything) - len(secure)
+        return secure, [update for update in everything if update not in secure]
 
-    def _dnf_install(self, scope: Scope, updates: Sequence[Update]) -> None:
+    def _dnf_install(self, scope: Scope, updates: Sequence[Update], _kept: Sequence[Update]) -> None:
         security = ["--security"] if scope == "security" else []
         self._call("--quiet", "--assumeyes", "upgrade", *security, *(update.name for update in updates))
 

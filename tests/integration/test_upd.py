@@ -69,7 +69,11 @@ def machine(tmp_path: Path) -> Machine:
 def debian(machine: Machine) -> Machine:
     """One with apt-get."""
     (machine.folder / "list").write_text(APT)
-    machine.program("apt-get", 'case "$*" in *--simulate*) cat {folder}/list;; esac')
+    machine.program(
+        "apt-get",
+        'case "$*" in *--simulate*install*|*--simulate*Preferences*) grep -i security {folder}/list; exit 0;;'
+        " *--simulate*) cat {folder}/list;; esac",
+    )
     return machine
 
 
@@ -106,11 +110,12 @@ def test_security_updates_by_apt(debian: Machine) -> None:
     assert [update.name for update in report.updates] == ["libc6", "linux-image-6.1.0-32-amd64", "curl"]
     assert (report.tool, report.installed, report.held) == ("apt-get", True, 1)
     assert report.reboot == "updated: libc6, linux-image-6.1.0-32-amd64"
-    update, simulate, install = debian.asked()
+    update, *simulated, install = debian.asked()
     assert update.startswith("apt-get update")
-    assert "--simulate" in simulate
-    assert " install libc6=2.36-9+deb12u10 linux-image-6.1.0-32-amd64=6.1.129-1 curl=" in install
-    assert "--yes --no-remove" in install and "--force-confold" in install and "Lock::Timeout" in install
+    assert len(simulated) == 3 and all(" --simulate " in line for line in simulated)
+    assert " install libc6=2.36-9+deb12u10 linux-image-6.1.0-32-amd64=6.1.129-1 curl=" in simulated[1]
+    assert "--no-remove --with-new-pkgs upgrade" in install and "Dir::Etc::PreferencesParts=" in install
+    assert "--yes" in install and "--force-confold" in install and "Lock::Timeout" in install
     assert install.endswith("[noninteractive 1 http://proxy:1 ]")
 
 
