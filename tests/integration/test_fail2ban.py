@@ -47,8 +47,9 @@ c.JupyterHub.trusted_downstream_ips = ["127.0.0.1"]
 
 def filled(name: str) -> str:
     """A template of sys/ as Ansible fills it in."""
-    settings = Settings.model_validate({"WODSANDBOX": True, "WODNEVERBAN": "192.0.2.80/32", "WODBEPORT": 8123})
+    settings = Settings.model_validate({"WODSANDBOX": True, "WODNEVERBAN": "192.0.2.80/32"})
     values = {"wod_jail_maxretry": 60, "wod_jail_findtime": "10m", "wod_jail_bantime": "10m", **settings.variables()}
+    values["wod_hub_ports"] = [8000, 443]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string((paths.share("sys") / name).read_text(encoding="utf-8")).render(values)
 
@@ -155,7 +156,7 @@ def test_the_jails_read_what_root_wrote_and_spare_whom_they_must() -> None:
         spared = [ipaddress.ip_network(text) for text in jails[name]["ignoreip"].split()]
         assert ipaddress.ip_network("192.0.2.80/32") in spared and ipaddress.ip_network("127.0.0.0/8") in spared
         assert jails[name]["action"].split("\n") == ["%(action_)s", f"wod-fail2ban-ip[name={name}]"]
-    assert jails["wod-jupyterhub"]["port"] == "8123"
+    assert jails["wod-jupyterhub"]["port"] == "8000,443"
     rules = configparser.RawConfigParser()
     rules.read_string(filled("fail2ban-filter.conf.j2"))
     assert rules["Definition"]["journalmatch"] == "_SYSTEMD_UNIT=jupyterhub.service _UID=0"
