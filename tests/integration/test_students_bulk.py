@@ -431,6 +431,10 @@ def test_clean_makes_everything_anew(site: BulkSite) -> None:
     (site.home(FIRST + 1) / "work").touch()
     site.configure(CLEAN=True)
     try:
+        status, data = site.call("status")
+        assert (status, data["counts"]) == (2, {"ok": 1, "differs": 29})
+        assert data["students"][0]["what"] == ["would be removed and made anew (CLEAN)"]
+        assert (site.home(FIRST + 1) / "work").exists()
         _, data = site.call("ensure")
         assert data["counts"] == {"made": 29, "in use": 1}
     finally:
@@ -438,6 +442,33 @@ def test_clean_makes_everything_anew(site: BulkSite) -> None:
         process.wait()
         site.configure()
     assert not (site.home(FIRST + 1) / "work").exists()
+
+
+def test_what_clean_would_do_can_not_always_be_told(site: BulkSite) -> None:
+    """Who has a running server of the hub is left; a registry that is away is told once, not guessed about."""
+    site.call("ensure")
+    few = f"{FIRST}-{FIRST + 1}"
+    there = [{"name": f"student{FIRST}", "servers": {"": {"ready": True}}}]
+    there += [{"name": f"student{FIRST + 1}", "servers": {}}]
+    away = {
+        "WODAPIDBEXTURL": "http://127.0.0.1:9/api",
+        "WODAPIDBUSER": "u",
+        "WODAPIDBUSERPWD": "p",
+        "WODAPIDBRETRIES": 0,
+    }
+    try:
+        with scripted_hub() as hub:
+            site.configure(CLEAN=True, WODBEAPIURL=hub.url, WODBETOKEN="c0ffee-of-the-tests", WODHUBPATIENCE=0)
+            hub.answer("GET /users?offset=0&limit=200", (200, there))
+            hub.answer("GET /users?offset=2&limit=200", (200, []))
+            told = site.told("status", "--students", few)
+            assert told == {FIRST + 1: ("differs", ["would be removed and made anew (CLEAN)"])}
+        site.configure(CLEAN=True, **away)
+        status, data = site.call("status", "--students", few)
+        assert (status, data["counts"], len(data["trouble"])) == (1, {"ok": 2}, 1)
+        assert "The API-DB is away" in data["trouble"][0]
+    finally:
+        site.configure()
 
 
 def test_hub_users(site: BulkSite) -> None:

@@ -63,6 +63,8 @@ def students() -> None:
 def status(file: Path | None, as_json: bool, wanted: str | None, no_hub: bool) -> None:
     """Tell what differs from what the configuration asks for; changes nothing (as root).
 
+    With CLEAN in the configuration that is every account that isn't in use: `ensure` would make it anew.
+
     Exit status 0: all is right; 2: something differs; 1: it could not be found out.
 
     Example: wod-students status --json

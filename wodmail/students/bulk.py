@@ -184,6 +184,25 @@ class Bulk:
         report.rows = {student: report.rows[student] for student in students}
         return report
 
+    def removable(self, students: Sequence[int]) -> Report:
+        """What `remove` would do, without doing it: DIFFERS where something would be removed, OK where nothing is.
+
+        The root helper's locks are not asked: it holds them for moments.
+
+        Args:
+            students: their numbers.
+
+        Raises:
+            WodmailError: it can't be found out.
+        """
+        wants = {want.student: want for want in self._wanted(students)}
+        report = Report()
+        with self._housing.opened(write=False):
+            todo = [wants[student] for student in self._removable(report, list(wants.values()))]
+            for student, (state, words) in self._busy(todo, todo, force=False).items():
+                report.set(student, state, words)
+        return report
+
     def _removable(self, report: Report, wants: Sequence[Wanted]) -> list[int]:
         """The students of whom there is something, and nothing against removing it."""
         files = accountfiles.read(self._etc)
@@ -257,14 +276,17 @@ class Bulk:
         Where something missing is only added, jobs and the registry have nothing to say.
         """
         with occupancy.kept_from_helper({want.student: want.name for want in wants}) as held:
-            against = self._engaged([want for want in wants if not adds(want.student)], force=force)
+            against = self._busy(wants, [want for want in wants if not adds(want.student)], force=force)
             against |= {want.student: (State.IN_USE, occupancy.HELPER) for want in wants if want.student not in held}
-            if not force:
-                working = occupancy.at_work({want.uid: want.student for want in wants})
-                against |= dict.fromkeys(working, (State.IN_USE, occupancy.WORKING))
             for student, (state, words) in against.items():
                 report.set(student, state, words)
             yield [want for want in wants if want.student not in against]
+
+    def _busy(self, wants: Sequence[Wanted], changed: Sequence[Wanted], *, force: bool) -> Against:
+        """Those who have processes, and of whom something would be changed while they have a job or a seat."""
+        against = self._engaged(changed, force=force)
+        working = set() if force else occupancy.at_work({want.uid: want.student for want in wants})
+        return against | dict.fromkeys(working, (State.IN_USE, occupancy.WORKING))
 
     def _engaged(self, wants: Sequence[Wanted], *, force: bool) -> Against:
         """Those for whom a job is unfinished, or whose seat is taken; with `force` the registry isn't heard."""

@@ -15,6 +15,7 @@ from wodmail.students.report import BAD, Report, State
 NO_HUB_USER = "no hub user"
 SERVER = "its hub server runs"
 HUB_REMOVED = "hub user removed"
+ANEW = "would be removed and made anew (CLEAN)"
 KEPT = (State.IN_USE, *BAD)
 
 
@@ -46,12 +47,15 @@ class Upkeep:
             self._hub.close()
 
     def status(self, students: Sequence[int]) -> Report:
-        """What there is of students; changes nothing.
+        """What there is of students; changes nothing. With CLEAN what `ensure` would make anew differs.
 
         Raises:
             WodmailError: it can't be found out.
         """
         report = self._bulk.status(students)
+        if self._clean:
+            with self._trouble(report):
+                self._tell_anew(report, students)
         with self._trouble(report):
             for student in self._without_hub_user(report, students):
                 report.add(student, State.DIFFERS, NO_HUB_USER)
@@ -104,6 +108,15 @@ class Upkeep:
                     state, words = against.get(student, (State.REMOVED, HUB_REMOVED))
                     report.add(student, state, words)
         return report
+
+    def _tell_anew(self, report: Report, students: Sequence[int]) -> None:
+        found = self._bulk.removable(students)
+        # One reason, such as an API-DB that is away, is told once.
+        report.trouble += dict.fromkeys(words for row in found.rows.values() if row.state in BAD for words in row.words)
+        known = self._hub.users() if self._hub is not None else {}
+        for student in found.students(State.DIFFERS):
+            if not known.get(student) and report.rows[student].state in (State.OK, State.DIFFERS):
+                report.add(student, State.DIFFERS, ANEW)
 
     def _from_hub(self, students: Sequence[int], *, force: bool) -> Against:
         """Remove hub users with their servers before the accounts; gives those that must be left, and why."""
