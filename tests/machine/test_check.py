@@ -185,9 +185,31 @@ def test_the_limits_are_at_work_in_a_login(story: Story, backend: Machine) -> No
         found = done.out.split()
         assert (int(found[0]) in (65535, nofile), int(found[1]) in (641465, nproc)) == (True, True), (user, found)
         assert (found[2], done.err) == ("vim", "")
-    lines = backend.read("/etc/security/limits.d/99-wodmail.conf")
-    for kind in ("soft", "hard"):
-        assert f"wodadmin {kind} nproc 800000\nwodadmin {kind} nofile 65535\n" in lines
+
+
+WRITTEN = {
+    "/etc/sysctl.d/99-wodmail.conf": {
+        "kernel.pid_max=200000",
+        "kernel.threads-max=4096000",
+        "net.ipv4.tcp_keepalive_time=1800",
+        "vm.max_map_count=600000",
+    },
+    "/etc/systemd/system/user-.slice.d/50-wodmail.conf": {"[Slice]", "TasksMax=100000"},
+    "/etc/security/limits.d/99-wodmail.conf": {
+        f"wodadmin {kind} {what}" for kind in ("soft", "hard") for what in ("nproc 800000", "nofile 65535")
+    },
+}
+
+
+def test_the_numbers_are_the_right_ones(story: Story, backend: Machine) -> None:
+    """Literally, line by line; and systemd has read what it is told."""
+    assert {story.after[name]["status"] for name in ("sysctl", "logind", "limits", "accounts")} == {"ok"}
+    for file, wanted in WRITTEN.items():
+        found = {line for line in backend.read(file).splitlines() if line and not line.startswith("#")}
+        assert found == wanted, file
+    login = backend.read("/etc/profile.d/wod-limits.sh")
+    assert "ulimit -u 641465 " in login and "ulimit -n 65535 " in login
+    assert "TasksMax=100000" in backend.run(["systemctl", "show", "-p", "TasksMax", "user-1000.slice"]).out
 
 
 def test_private_files_win(story: Story, backend: Machine) -> None:
