@@ -16,6 +16,8 @@ _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xm
 _ATTACHMENT = re.compile(r"""(\]\(\s*<?|src\s*=\s*["']?)attachment:""")
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
+_SAID_OTHERWISE = {"c++": "cpp", "c#": "cs", "f#": "fs"}
 LONGEST_OUTPUT = 20_000
 LONGEST_RICH = 200_000
 
@@ -44,13 +46,23 @@ def ready(notebook: Mapping[str, Any]) -> Ready:
         notebook: a valid notebook of version 4, as nbformat gives it.
     """
     metadata = notebook.get("metadata", {})
-    language = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or ""
-    found = Ready({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, language=str(language))
+    said = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or ""
+    found = Ready({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, language=language(str(said)))
     found.notebook["metadata"] = {"kernelspec": {"name": "x", "display_name": "x", "language": found.language}}
     found.notebook["cells"] = [
         _cell(cell, f"{CELL}-{number}", found) for number, cell in enumerate(notebook.get("cells", []), 1)
     ]
     return found
+
+
+def language(name: str) -> str:
+    """The name of a programming language as both writers may be given it; "" for what is none.
+
+    Args:
+        name: what a notebook says; writers put it out as it is, so it holds letters, digits, `-` and `_` alone.
+    """
+    plain = _SAID_OTHERWISE.get(name.lower(), name)
+    return plain if _LANGUAGE.fullmatch(plain) else ""
 
 
 def text_of(value: object) -> str:

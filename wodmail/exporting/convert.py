@@ -1,12 +1,14 @@
 """From a notebook to a document: pandoc reads and writes, typst sets the pages; both confined.
 
 pandoc runs in its sandbox, where it reads nothing but its standard input. typst reads nothing outside a folder that
-holds one text and its pictures; no package can be asked for, because nothing raw of a notebook reaches it.
+holds one text and its pictures; no package can be asked for, because nothing raw of a notebook reaches it, and none
+would come: the places for packages are empty, and the way to other machines leads nowhere.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +24,16 @@ from nbformat import converter, reader
 
 from wodmail.errors import Failed
 from wodmail.exporting import cells, document, pictures
+from wodmail.exporting.apart import NO_MEMORY, Limits, apart, end_with_parent, words_of_end
+from wodmail.exporting.below import Folder
 from wodmail.exporting.pictures import Picture, UnfitError
 
-SECONDS = 120
 STYLE = Path(__file__).with_name("style.typ")
+_NO_WAY_OUT = dict.fromkeys(
+    ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:1"
+)
+_HEAP = (2, 251)
+"""Statuses of a Haskell program that has used up its memory: rts/RtsFlags, `EXIT_HEAPOVERFLOW`, and a stack's."""
 LARGEST_NOTEBOOK = 64 * 1024 * 1024
 
 
@@ -36,8 +44,10 @@ class Form(StrEnum):
     WORD = "docx"
 
 
-def document_of(data: bytes, form: Form, folder: Path, where: str = "", title: str = "") -> bytes:
-    """A notebook as a document.
+def document_of(
+    data: bytes, form: Form, folder: Folder, where: str = "", title: str = "", limits: Limits | None = None
+) -> bytes:
+    """A notebook as a document, made by a process of its own.
 
     Args:
         data: the notebook; not trusted.
@@ -45,10 +55,17 @@ def document_of(data: bytes, form: Form, folder: Path, where: str = "", title: s
         folder: the workshop's folder, the only place that pictures are taken from.
         where: the notebook's own folder, relative to it.
         title: stands at the top of each page of a PDF.
+        limits: how much time and memory it may take; those of `Limits` when none are given.
 
     Raises:
-        Failed: it is no notebook, or could not be converted; the words say which.
+        Failed: it is no notebook, or could not be converted within the limits; the words say which.
     """
+    # Made here: a child that is killed cleans nothing up.
+    with tempfile.TemporaryDirectory(prefix="wod-export-") as work:
+        return apart(lambda: _made(data, form, folder, where, title, Path(work)), limits or Limits())
+
+
+def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work: Path) -> bytes:
     ready = cells.ready(_read(data))
     html = _pandoc(["-f", "ipynb", "-t", "html", "--mathjax", "--syntax-highlighting=none"], _dumped(ready.notebook))
     tree = json.loads(_pandoc(["-f", "html+tex_math_single_backslash", "-t", "json"], html))
@@ -60,7 +77,7 @@ def document_of(data: bytes, form: Form, folder: Path, where: str = "", title: s
     if form is Form.WORD:
         whole = document.with_pictures(tree, find, lambda picture: picture.url)
         return _pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole))
-    return _pdf(tree, find, title, ready.language)
+    return _pdf(tree, find, title, ready.language, work)
 
 
 def _read(data: bytes) -> Mapping[str, Any]:
@@ -77,7 +94,7 @@ def _read(data: bytes) -> Mapping[str, Any]:
     return dict(notebook)
 
 
-def _found(url: str, cell: str, ready: cells.Ready, folder: Path, where: str) -> Picture:
+def _found(url: str, cell: str, ready: cells.Ready, folder: Folder, where: str) -> Picture:
     """A picture by its URL: of an output, of an attachment, in the text itself, or a file of the workshop."""
     if url in ready.outputs:
         return _stored(ready.outputs[url])
@@ -98,24 +115,37 @@ def _stored(text: str) -> Picture:
     return pictures.fit(text.encode()) if text.lstrip().startswith("<") else pictures.from_base64(text)
 
 
-def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="wod-export-") as name:
-        work = Path(name)
+def typst_text(tree: Mapping[str, Any], find: document.Find, place: document.Place, head: str = "") -> str:
+    """The text that typst sets.
 
-        def place(picture: Picture) -> str:
-            file = work / f"picture{sum(1 for _ in work.iterdir())}.{picture.ending}"
-            file.write_bytes(picture.data)
-            return file.name
+    Args:
+        tree: a document as `pandoc -t json` writes it.
+        find: see `document.Find`.
+        place: see `document.Place`.
+        head: what comes first, our own words alone.
+    """
+    return head + _pandoc(["-f", "json", "-t", "typst"], _dumped(document.with_pictures(tree, find, place))).decode()
 
-        whole = document.with_pictures(tree, find, place)
-        body = _pandoc(["-f", "json", "-t", "typst"], _dumped(whole)).decode()
-        head = f'#import "style.typ": *\n#show: pages.with(title: {_quoted(title)}, language: {_quoted(language)})\n'
-        (work / "style.typ").write_bytes(STYLE.read_bytes())
-        (work / "main.typ").write_text(head + body, encoding="utf-8")
-        try:
-            return bytes(typst.compile(work / "main.typ", root=work, package_path=work, package_cache_path=work))
-        except (typst.TypstError, RuntimeError) as error:
-            raise Failed("It could not be set as pages.", f"typst: {str(error)[:500]}") from error
+
+def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str, work: Path) -> bytes:
+    text, packages = work / "text", work / "packages"
+    text.mkdir()
+    packages.mkdir(mode=0o500)
+
+    def place(picture: Picture) -> str:
+        file = text / f"picture{sum(1 for _ in text.iterdir())}.{picture.ending}"
+        file.write_bytes(picture.data)
+        return file.name
+
+    head = f'#import "style.typ": *\n#show: pages.with(title: {_quoted(title)}, language: {_quoted(language)})\n'
+    written = typst_text(tree, find, place, head)
+    (text / "style.typ").write_bytes(STYLE.read_bytes())
+    (text / "main.typ").write_text(written, encoding="utf-8")
+    os.environ.update(_NO_WAY_OUT)
+    try:
+        return bytes(typst.compile(text / "main.typ", root=text, package_path=packages, package_cache_path=packages))
+    except (typst.TypstError, RuntimeError) as error:
+        raise Failed("It could not be set as pages.", f"typst: {str(error)[:500]}") from error
 
 
 def _quoted(text: str) -> str:
@@ -131,13 +161,13 @@ def _dumped(data: object) -> bytes:
 def _pandoc(options: Sequence[str], data: bytes) -> bytes:
     argv = [pypandoc.get_pandoc_path(), "--sandbox", *options]
     environment = {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-    try:
-        done = subprocess.run(
-            argv, input=data, capture_output=True, check=False, timeout=SECONDS, env=environment, cwd="/"
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Failed(f"It was not converted within {SECONDS} s.", "pandoc was ended") from error
+    done = subprocess.run(
+        argv, input=data, capture_output=True, check=False, env=environment, cwd="/", preexec_fn=end_with_parent
+    )
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-500:]
-        raise Failed("It could not be converted.", f"pandoc: {done.returncode}: {said}")
+        cause = f"pandoc: {done.returncode}: {said}"
+        if done.returncode < 0:
+            raise Failed(words_of_end(-done.returncode), cause)
+        raise Failed(NO_MEMORY if done.returncode in _HEAP else "It could not be converted.", cause)
     return done.stdout

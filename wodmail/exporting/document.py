@@ -1,11 +1,11 @@
-"""Pandoc's document tree: pictures put in or explained away, everything raw left out (pure)."""
+"""Pandoc's document tree: pictures put in or explained away, everything raw and every attribute left out (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from wodmail.exporting.cells import CELL
+from wodmail.exporting.cells import CELL, language
 from wodmail.exporting.pictures import Picture, UnfitError
 
 Node = dict[str, Any]
@@ -14,7 +14,15 @@ Find = Callable[[str, str], Picture]
 Place = Callable[[Picture], str]
 """Puts a picture where the writer finds it, and says under which URL."""
 
-_RAW = ("RawBlock", "RawInline")
+_NODES = """
+Plain Para LineBlock CodeBlock BlockQuote OrderedList BulletList DefinitionList Header HorizontalRule Table Figure Div
+Str Emph Underline Strong Strikeout Superscript Subscript SmallCaps Quoted Cite Code Space SoftBreak LineBreak Math
+Link Image Note Span
+AlignLeft AlignRight AlignCenter AlignDefault ColWidth ColWidthDefault SingleQuote DoubleQuote DisplayMath InlineMath
+DefaultStyle Example Decimal LowerRoman UpperRoman LowerAlpha UpperAlpha DefaultDelim Period OneParen TwoParens
+"""
+_KNOWN = frozenset(_NODES.split())
+"""What gets into a document (pandoc-types, Text.Pandoc.Definition): all but what is raw, and what is not known yet."""
 WIDEST = 100.0
 _LINKS = ("http://", "https://", "mailto:")
 
@@ -32,8 +40,9 @@ def with_pictures(tree: Mapping[str, Any], find: Find, place: Place) -> dict[str
 
 def _walk(value: Any, cell: str, find: Find, place: Place) -> Any:
     if isinstance(value, list):
-        kept = [each for each in value if not (isinstance(each, dict) and each.get("t") in _RAW)]
-        return [_walk(each, cell, find, place) for each in kept]
+        if _is_attributes(value):
+            return _nothing()
+        return [_walk(each, cell, find, place) for each in value if not isinstance(each, dict) or _known(each)]
     if not isinstance(value, dict):
         return value
     match value.get("t"):
@@ -41,15 +50,38 @@ def _walk(value: Any, cell: str, find: Find, place: Place) -> Any:
             return _image(value, cell, find, place)
         case "Link" if not (value["c"][1] and value["c"][2][0].startswith(_LINKS)):
             # Also within the document: what it would lead to need not be there.
-            return {"t": "Span", "c": [["", [], []], _walk(value["c"][1], cell, find, place)]}
-        case "Header":
-            level, _, words = value["c"]
-            return {"t": "Header", "c": [level, ["", [], []], _walk(words, cell, find, place)]}
+            return {"t": "Span", "c": [_nothing(), _walk(value["c"][1], cell, find, place)]}
+        case "Cite":
+            return {"t": "Span", "c": [_nothing(), _walk(value["c"][1], cell, find, place)]}
+        case "CodeBlock" | "Code":
+            (_, classes, _), text = value["c"]
+            spoken = [name for name in map(language, classes[:1]) if name]
+            return {"t": value["t"], "c": [["", spoken, []], str(text)]}
         case "Div" | "Span":
-            (name, classes, _), inner = value["c"]
+            (name, _, _), inner = value["c"]
             inside = name if name.startswith(f"{CELL}-") else cell
-            return {"t": value["t"], "c": [["", classes, []], _walk(inner, inside, find, place)]}
+            return {"t": value["t"], "c": [_nothing(), _walk(inner, inside, find, place)]}
     return {key: _walk(inner, cell, find, place) for key, inner in value.items()}
+
+
+def _known(node: Node) -> bool:
+    return node.get("t") in _KNOWN
+
+
+def _nothing() -> list[Any]:
+    """Attributes without anything: writers make code, styles and names of them."""
+    return ["", [], []]
+
+
+def _is_attributes(value: list[Any]) -> bool:
+    """Whether a list is pandoc's Attr, wherever it stands: a name, classes, and pairs; nothing else looks like that."""
+    return (
+        len(value) == 3
+        and isinstance(value[0], str)
+        and isinstance(value[1], list)
+        and isinstance(value[2], list)
+        and all(isinstance(each, str) for each in value[1])
+    )
 
 
 def _image(node: Node, cell: str, find: Find, place: Place) -> Node:
@@ -77,7 +109,7 @@ def _told(url: str, words: list[Node], reason: str) -> Node:
     text = _text(words) or (url if len(url) <= 80 else url[:77] + "...")
     said: Node = {"t": "Str", "c": f"[picture: {text}]" if far else f"[picture: {text}; not included: {reason}]"}
     if far:
-        return {"t": "Link", "c": [["", [], []], [said], [url, ""]]}
+        return {"t": "Link", "c": [_nothing(), [said], [url, ""]]}
     return {"t": "Emph", "c": [said]}
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from wodmail.errors import Failed
+from wodmail.exporting import below
+from wodmail.exporting.apart import Limits
+from wodmail.exporting.below import Folder
 from wodmail.exporting.convert import LARGEST_NOTEBOOK, Form, document_of
 
-MODE = 0o644
 MOST = 200
 DEEPEST = 8
 SKIPPED = frozenset({".ipynb_checkpoints", "__pycache__", "node_modules"})
+_LEAST_SECONDS = 1.0
+_NOT_DONE = "There was no time left for it. Export fewer notebooks at once, or ask the operator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Exported:
     cause: str = ""
 
 
-def notebooks(folder: Path) -> list[str]:
+def notebooks(folder: Folder) -> list[str]:
     """The notebooks of a folder and of those below it, as paths within it; links and checkpoints are passed over.
 
     Args:
@@ -47,66 +49,86 @@ def notebooks(folder: Path) -> list[str]:
     Raises:
         Failed: it can't be read, or holds too many.
     """
+    try:
+        with below.above(folder, ".") as (handle, _):
+            return _found(handle)
+    except OSError as error:
+        raise Failed(f"The folder can't be read: {error.strerror}.", f"{folder}: {error}") from error
+
+
+def _found(handle: int) -> list[str]:
     found: list[str] = []
 
     def told(error: OSError) -> None:
-        if Path(error.filename) == folder:
-            raise Failed(f"The folder {folder} can't be read: {error.strerror}.", str(error)) from error
+        if error.filename == ".":
+            raise error
 
-    for where, folders, names in os.walk(folder, onerror=told):
-        inside = os.path.relpath(where, folder)
-        depth = 0 if inside == "." else inside.count("/") + 1
+    for where, folders, names, inner in os.fwalk(".", onerror=told, dir_fd=handle):
+        inside = where.removeprefix(".").removeprefix("/")
+        depth = inside.count("/") + 1 if inside else 0
         folders[:] = sorted(
             name for name in folders if name not in SKIPPED and not name.startswith(".") and depth < DEEPEST
         )
-        paths = [name if inside == "." else f"{inside}/{name}" for name in sorted(names) if name.endswith(".ipynb")]
-        found += [path for path in paths if stat.S_ISREG((folder / path).lstat().st_mode)]
+        fitting = sorted(name for name in names if name.endswith(".ipynb") and _is_file(name, inner))
+        found += [f"{inside}/{name}" if inside else name for name in fitting]
         if len(found) > MOST:
-            raise Failed(f"There are more than {MOST} notebooks in {folder}.", str(folder))
+            raise Failed(f"There are more than {MOST} notebooks in the folder.")
     return found
 
 
-def export(folder: Path, form: Form) -> Iterator[Exported]:
-    """Export every notebook of a folder; one that fails stops no other.
+def _is_file(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def export(
+    folder: Folder,
+    form: Form,
+    paths: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    seconds: float = float("inf"),
+) -> Iterator[Exported]:
+    """Export notebooks of a folder; one that fails, however it does, stops no other.
 
     Args:
         folder: the workshop's folder; the caller's rights decide what can be read and written.
         form: PDF or Word.
+        paths: which; all that `notebooks` finds when none are given.
+        limits: what each may take.
+        seconds: for all; those for which none are left fail.
 
     Yields:
-        What became of each, in alphabetical order.
+        What became of each, in the order of their paths.
 
     Raises:
         Failed: the folder can't be read.
     """
-    for path in notebooks(folder):
-        where, _, name = path.rpartition("/")
-        stem = name.removesuffix(".ipynb")
-        target = f"{where}/{stem}.{form}" if where else f"{stem}.{form}"
+    each = limits or Limits()
+    end = time.monotonic() + seconds
+    for path in notebooks(folder) if paths is None else paths:
+        left = end - time.monotonic()
+        if left < _LEAST_SECONDS:
+            yield Exported(path, error=_NOT_DONE, cause=f"{seconds:g} s for all are over")
+            continue
         try:
-            data = document_of(_read(folder / path), form, folder, where, stem)
-            _write(folder / target, data)
+            yield _exported(folder, form, path, Limits(min(each.seconds, left), each.memory, each.file))
         except Failed as error:
             yield Exported(path, error=error.sender, cause=error.operator)
         except OSError as error:
             yield Exported(path, error=f"It could not be read or written: {error.strerror}.", cause=str(error))
-        else:
-            yield Exported(path, target, len(data))
 
 
-def _read(path: Path) -> bytes:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+def _exported(folder: Folder, form: Form, path: str, limits: Limits) -> Exported:
+    where, _, name = path.rpartition("/")
+    stem = name.removesuffix(".ipynb")
+    target = f"{where}/{stem}.{form}" if where else f"{stem}.{form}"
+    data = document_of(_read(folder, path), form, folder, where, stem, limits)
+    below.write(folder, target, data)
+    return Exported(path, target, len(data))
+
+
+def _read(folder: Folder, path: str) -> bytes:
+    with below.opened(folder, path) as handle, os.fdopen(os.dup(handle), "rb") as file:
         return file.read(LARGEST_NOTEBOOK + 1)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a document whole or not at all; what was there, a link too, is replaced."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), MODE)
-        fresh.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            fresh.unlink()

@@ -9,13 +9,12 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
 from PIL import Image, UnidentifiedImageError
+
+from wodmail.exporting.below import Folder, opened
 
 LARGEST = 20 * 1024 * 1024
 MOST_PIXELS = 50_000_000
@@ -115,7 +114,7 @@ def from_url(url: str) -> Picture | None:
     return from_base64(match["text"]) if match else None
 
 
-def from_folder(folder: Path, where: str, url: str) -> Picture:
+def from_folder(folder: Folder, where: str, url: str) -> Picture:
     """A picture that lies in a folder or below it; no link is followed on the way.
 
     Args:
@@ -130,7 +129,7 @@ def from_folder(folder: Path, where: str, url: str) -> Picture:
     if path.startswith(("/", "..")) or "\0" in path or ":" in url.partition("/")[0]:
         raise UnfitError("not in the workshop's folder")
     try:
-        with _opened(folder, path) as handle:
+        with opened(folder, path) as handle:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise UnfitError("no file")
@@ -140,24 +139,3 @@ def from_folder(folder: Path, where: str, url: str) -> Picture:
                 return fit(file.read(LARGEST + 1))
     except OSError as error:
         raise UnfitError(error.strerror or "not readable") from error
-
-
-@contextmanager
-def _opened(folder: Path, path: str) -> Iterator[int]:
-    """A file's descriptor, reached step by step so that a link on the way leads nowhere."""
-    *above, name = path.split("/")
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in above:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            inner = os.open(part, flags, dir_fd=handle)
-            os.close(handle)
-            handle = inner
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(name, flags, dir_fd=handle)
-    finally:
-        os.close(handle)
-    try:
-        yield file
-    finally:
-        os.close(file)
