@@ -65,7 +65,8 @@ def _found(trees: Iterable[Path]) -> list[Path]:
 def of_play(settings: Settings, playbook: Path) -> list[Path]:
     """What a playbook that root runs may load: folder, plugins, variables, inventories, private tasks, templates."""
     folders = [playbook.parent, settings.WODANSIBLEDIR, settings.WODANSIBLEPRIVDIR]
-    return _there([*folders, settings.WODSYSDIR, settings.WODSYSPRIVDIR])
+    # procmail's recipes are a template, which root expands before it writes them as WODUSER (ansible/tasks/mail.yml)
+    return _there([*folders, settings.WODSYSDIR, settings.WODSYSPRIVDIR, settings.WODBEDIR / "procmail"])
 
 
 def of_deliver(settings: Settings) -> list[Path]:

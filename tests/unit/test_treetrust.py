@@ -104,6 +104,20 @@ def test_a_playbook_that_others_can_change_is_not_run(tree: Path, monkeypatch: p
     treetrust.demand(settings, [private])
 
 
+def test_whatever_a_check_loads_is_looked_at(tree: Path) -> None:
+    """Playbooks, templates of sys/, and procmail's recipes, which root's controller expands."""
+    settings = Settings.model_validate({"WODBEDIR": tree})
+    for name in ("ansible", "sys", "procmail"):
+        file = tree / name / "file.j2"
+        file.parent.mkdir()
+        file.touch()
+        treetrust.demand(settings, treetrust.of_play(settings, settings.WODANSIBLEDIR / "check_backend.yml"))
+        os.chown(file, NOBODY, -1)
+        with pytest.raises(ConfigError, match=f"{name}/file.j2: belongs to"):
+            treetrust.demand(settings, treetrust.of_play(settings, settings.WODANSIBLEDIR / "check_backend.yml"))
+        os.chown(file, 0, -1)
+
+
 def test_wodmails_own_files_are_not_asked_about(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(tree / "play.yml", NOBODY, -1)
     monkeypatch.setattr(paths, "root", lambda: tree.parent)
