@@ -11,6 +11,7 @@ import jinja2
 import pytest
 import yaml
 from click.testing import CliRunner
+from jinja2.nativetypes import NativeEnvironment
 
 from tests.parts import require
 from wodmail import paths
@@ -63,6 +64,61 @@ def test_every_source_is_a_tag_and_is_documented(source: str) -> None:
 def test_the_playbooks_of_every_type_are_there() -> None:
     """wod-install plays what exists."""
     assert [name for names in PLAYBOOKS.values() for name in names if not (ANSIBLE / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "sources"),
+    [
+        ({}, []),
+        ({"WODWITHOUT": []}, []),
+        ({"WODWITHOUT": "none"}, []),
+        ({"WODWITHOUT": "others"}, list(SOURCES)),
+        ({"WODWITHOUT": ["docker", "others"]}, list(SOURCES)),
+        ({"WODWITHOUT": "galaxy, docker"}, ["galaxy", "docker"]),
+    ],
+)
+def test_a_playbook_by_hand_knows_what_is_left_out(said: dict[str, Any], sources: list[str]) -> None:
+    """From /etc/wod.yml alone, in all the ways that it may be written there; as wod-install reads it."""
+    tasks = yaml.safe_load((ANSIBLE / "tasks" / "distribution.yml").read_text(encoding="utf-8"))
+    task = tasks[-1]
+    values: dict[str, Any] = {**variables("install"), **said}
+    for name, text in {**task["vars"], **task["ansible.builtin.set_fact"]}.items():
+        values[name] = NativeEnvironment(undefined=jinja2.StrictUndefined).from_string(text).render(values)
+    assert values["wod_without"] == sources
+    docker = {each["name"]: each.get("when", "") for each in playbook("install_docker")[0]["tasks"]}
+    own, theirs = (true(docker[name], values) for name in ("Docker's own packages", "The distribution's Docker"))
+    assert (own, theirs) == ("docker" not in sources, "docker" in sources)
+
+
+def test_a_docker_without_a_service_is_not_started() -> None:
+    """Rocky's is Podman under that name."""
+    tasks = {task["name"]: task for task in playbook("install_docker")[0]["tasks"]}
+    for there in (True, False):
+        services = {"docker.service" if there else "podman.service": {"state": "stopped"}}
+        assert true(tasks["Start Docker"]["when"], {"ansible_facts": {"services": services}}) == there
+    assert "ansible.builtin.service_facts" in tasks["See which services there are"]
+    assert list(tasks).index("See which services there are") == list(tasks).index("Start Docker") - 1
+
+
+def test_a_database_s_password_is_kept_as_its_door_takes_it() -> None:
+    """scram-sha-256 is what pg_hba.conf asks for; PostgreSQL 13, Rocky's, would keep md5 unless it is told."""
+    tasks = yaml.safe_load((ANSIBLE / "tasks" / "neighbour_database.yml").read_text(encoding="utf-8"))[0]["block"]
+    (told,) = (task["ansible.builtin.command"]["stdin"] for task in tasks if task["name"] == "Set its password")
+    lines = told.split("\n")
+    assert lines.index("set password_encryption to 'scram-sha-256';") < len(lines) - 1
+    assert lines[-1].startswith("alter role ")
+    assert "scram-sha-256" in (ANSIBLE / "tasks" / "neighbour_packages.yml").read_text(encoding="utf-8")
+
+
+def playbook(name: str) -> list[dict[str, Any]]:
+    """The plays of a playbook."""
+    found: list[dict[str, Any]] = yaml.safe_load((ANSIBLE / f"{name}.yml").read_text(encoding="utf-8"))
+    return found
+
+
+def true(condition: str, values: dict[str, Any]) -> bool:
+    """What a condition comes to."""
+    return bool(jinja2.Environment(undefined=jinja2.StrictUndefined).compile_expression(condition)(**values))
 
 
 def test_the_script_that_builds_the_rust_kernel_is_clean(tmp_path: Path) -> None:
