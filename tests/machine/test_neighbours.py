@@ -93,7 +93,9 @@ def test_the_unit_waits_for_its_code(neighbour: Machine) -> None:
 
 
 BREAKS = {
-    "database": "runuser -u postgres -- psql -qc \"alter role wodapidb password 'another'\"",
+    # Kept as PostgreSQL 13 would keep it, the password made anew would not open the door either.
+    "database": "runuser -u postgres -- psql -q -c \"alter system set password_encryption to 'md5'\""
+    " -c 'select pg_reload_conf()' -c \"alter role wodapidb password 'another'\"",
     "service_environment": "chmod 0644 /etc/wod-api-db.env",
     "service_user": "usermod --shell /bin/bash wodapidb",
     "service": "systemctl disable --quiet --now wod-api-db",
