@@ -58,6 +58,32 @@ install_python() {
   fi
 }
 
+# Root builds, installs and plays what is in the checkout. Who can change anything in it, or turn a folder above it
+# elsewhere, would be root: it is refused before anything is done. What wodmail keeps for WODUSER is data, and no program.
+refuse_strangers() {
+  local above=$here found
+  while [ "$above" != / ]; do
+    above=$(dirname -- "$above")
+    refuse "$(find "$above" -maxdepth 0 '(' ! -user root -o -perm /022 ! -perm -1000 ')')"
+  done
+  found=$(find "$here" '(' -path "$here/.git/objects" -o -name pass -o -name vault_secret ')' -prune -o \
+    '(' ! -user root -o ! -type l -perm /022 ')' -print -quit)
+  refuse "$found"
+  above=$here
+  while [ "$above" != / ]; do
+    if [ -n "$(find "$above" -maxdepth 0 ! -perm -001)" ]; then
+      fail "$above is shut for WODUSER, who must read the checkout: move it to /opt/wod; nothing was changed" 78
+    fi
+    above=$(dirname -- "$above")
+  done
+}
+
+refuse() {
+  if [ -z "$1" ]; then return; fi
+  printf 'wod-install.sh: %s\n' "$1 can be changed by others than root, who would run what is in $here" >&2
+  fail "give all of it to root (chown -R root, chmod -R go-w), or move the checkout to /opt/wod; nothing was changed" 78
+}
+
 # The output goes to the log; when the program fails it is shown as well.
 logged() {
   local from
@@ -106,9 +132,7 @@ case " $* " in *' -h '* | *' --help '*)
   ;;
 esac
 [ "$(id -u)" -eq 0 ] || fail "call it as root: sudo $0 $*" 77
-if [ "$(stat -c %u "$here")" -ne 0 ] || [ -n "$(find "$here" -maxdepth 0 -perm /022)" ]; then
-  fail "$here can be changed by others than root, who would run it: move the checkout to /opt/wod; nothing was changed" 78
-fi
+refuse_strangers
 # An audit changes nothing, not even wodmail: the one that is there looks.
 case " $* " in *' --check '*)
   [ -x "$venv/bin/wod-install" ] || fail "nothing is installed yet, so there is nothing to check: run it without --check" 78
