@@ -13,8 +13,9 @@ from benchmarks.figures import Figure, spread, timed, until
 from wodmail.config import Settings
 from wodmail.guard import policy
 from wodmail.guard.judge import Judge, Look
+from wodmail.guard.scan import Watcher
 from wodmail.guard.sockets import connections
-from wodmail.guard.watch import Students, Watcher
+from wodmail.guard.watch import Students
 
 PROCESSES = 500
 UID = 61099

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,9 @@ from tests.support import free_port, wait_until
 from wodmail import processes
 from wodmail.catalog import Catalog
 from wodmail.cli import guard as commands
-from wodmail.guard import evidence, load, policy, purge, stop, watch
-from wodmail.guard.watch import Seen, Students, Watcher
+from wodmail.guard import evidence, load, policy, purge, scan, stop
+from wodmail.guard.scan import Watcher
+from wodmail.guard.watch import Seen, Students
 from wodmail.guard.work import Cycle, Guard
 from wodmail.intake import Intake
 from wodmail.mail.listener import Listener
@@ -298,7 +300,7 @@ def test_five_hundred_processes_in_a_tenth_of_a_second(site: Path, started: list
         costs.append(time.process_time() - used)
         assert len(look.processes) >= 500
     assert min(costs) < 0.1, costs
-    assert guard.watcher.hidden == set()
+    assert guard.watcher.hidden == {}
     # A whole cycle, files included, at the shipped interval.
     used = time.process_time()
     guard.cycle()
@@ -306,26 +308,40 @@ def test_five_hundred_processes_in_a_tenth_of_a_second(site: Path, started: list
     assert (time.process_time() - used) / shipped < 0.01
 
 
-def test_a_process_that_hides_its_command_line_is_found(
+def test_processes_that_hide_their_command_lines_hold_up_a_look_once(
     site: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its command line never comes, as one in a file system of the student's own; a pipe stands for that."""
-    started += [run_as(FIRST_UID, "sleep", "60"), run_as(FIRST_UID + 1, "sleep", "60")]
-    pipe = site / "held"
-    os.mkfifo(pipe)
-    real, holder = watch._argv, f"/proc/{started[0].pid}"
+    """Their command lines never come, as in a file system of the student's own; an event stands for that."""
+    sleeper = own_copy("sleep", home(site), "hides", FIRST_UID)
+    started += [run_as(FIRST_UID, str(sleeper), "60") for _ in range(24)]
+    started.append(run_as(FIRST_UID + 1, "sleep", "60"))
+    wait_until(lambda: len(Watcher(Students.of(configured(site))).scan()) == 25, what="the processes")
+    released, real, hiding = threading.Event(), scan._argv, {f"/proc/{each.pid}" for each in started[:-1]}
 
     def held(place: str) -> tuple[str, ...]:
-        return (pipe.read_text(),) if place == holder else real(place)
+        if place in hiding:
+            released.wait(30)
+        return real(place)
 
-    monkeypatch.setattr(watch, "_argv", held)
-    guard = Guard(configured(site))
-    guard.watcher = Watcher(guard.watcher.students, 0.3)
-    (found,) = guard.cycle().findings
-    assert (found.rule, [each.pid for each in found.processes]) == ("hidden", [started[0].pid])
-    assert (started[0].wait(10), started[1].poll()) == (-signal.SIGKILL, None)
-    pipe.write_text("")  # lets the thread go
-    pipe.unlink()
+    monkeypatch.setattr(scan, "_argv", held)
+    guard, beats = Guard(configured(site, {"ladder": {"stop_after_seconds": 60}})), []
+    guard.watcher = Watcher(guard.watcher.students, 0.4, lambda: beats.append(1))
+    try:
+        begun = time.monotonic()
+        (found,) = guard.cycle().findings
+        assert time.monotonic() - begun < 3  # one after another they would take ten
+        assert (found.rule, len(found.processes), len(beats) > 1) == ("hidden", 24, True)
+        after = Guard(guard.settings)  # it knows them, and waits for none of them
+        after.watcher._seconds = 0.4
+        begun = time.monotonic()
+        (found,) = after.cycle().findings
+        assert (time.monotonic() - begun < 0.5, len(found.processes)) == (True, 24)
+        after.cases.ladder = after.cases.ladder.model_copy(update={"stop_after_seconds": 0})
+        after.cycle()
+        assert [each.wait(10) for each in started[:-1]] == [-signal.SIGKILL] * 24
+        assert started[-1].poll() is None
+    finally:
+        released.set()
 
 
 HIDES = "import ctypes, signal; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); signal.pause()"  # PR_SET_DUMPABLE

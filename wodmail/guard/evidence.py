@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ DAY = 86400.0
 _BLOCK = 1024 * 1024
 _ARGUMENTS = 256
 _CONNECTIONS = 100
+_SECONDS = 10.0  # for the digests of a case
 
 
 def collect(
@@ -42,6 +44,7 @@ def collect(
         limits: how much is kept.
     """
     shown = finding.processes[: limits.processes_at_most]
+    end = time.monotonic() + _SECONDS
     return {
         "case": case.name,
         "student": case.student,
@@ -49,7 +52,7 @@ def collect(
         "words": finding.words,
         "found": iso(case.at),
         "processes_found": len(finding.processes),
-        "processes": [_process(seen, processes, tracks.get(seen.key), limits.hash_limit_bytes) for seen in shown],
+        "processes": [_process(seen, processes, tracks.get(seen.key), limits.hash_limit_bytes, end) for seen in shown],
         "actions": [],
     }
 
@@ -59,7 +62,9 @@ def iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _process(seen: Seen, processes: Mapping[int, Seen], track: Track | None, hash_limit: int) -> dict[str, Any]:
+def _process(
+    seen: Seen, processes: Mapping[int, Seen], track: Track | None, hash_limit: int, end: float
+) -> dict[str, Any]:
     return {
         "pid": seen.pid,
         "start_ticks": seen.start,
@@ -69,7 +74,7 @@ def _process(seen: Seen, processes: Mapping[int, Seen], track: Track | None, has
         "cpu_seconds": seen.cpu_seconds,
         "cpu_rate_cores": round(track.rate_cores, 3) if track else None,
         "cpu_series_cores": track.series() if track else [],
-        "program": _program(seen, hash_limit),
+        "program": _program(seen, hash_limit, end),
         "parents": [f"{each.pid} {each.exe or each.name}" for each in _parents(seen, processes)],
         "connections": _connections(seen),
     }
@@ -84,17 +89,27 @@ def _parents(seen: Seen, processes: Mapping[int, Seen]) -> list[Seen]:
     return found
 
 
-def _program(seen: Seen, limit: int) -> dict[str, Any]:
+def _program(seen: Seen, limit: int, end: float) -> dict[str, Any]:
     file = seen.file
     if file is None:
-        return {"path": seen.exe}
+        return {"path": seen.exe, "sha256": None, "why": "its program can't be looked at"}
     return {
         "path": seen.exe,
         "owner": file.uid,
         "group": file.gid,
         "mode": f"{stat.S_IMODE(file.mode):04o}",
-        **digest(seen, limit),
+        **_timely(seen, limit, end),
     }
+
+
+def _timely(seen: Seen, limit: int, end: float) -> dict[str, Any]:
+    """The digest, when it comes in time: a file in a file system of the student's own may never be read."""
+    found: list[dict[str, Any]] = []
+    work = threading.Thread(target=lambda: found.append(digest(seen, limit)), daemon=True, name="guard-hash")
+    if end > time.monotonic():
+        work.start()
+        work.join(end - time.monotonic())
+    return found[0] if found else {"sha256": None, "why": "its program could not be read in time"}
 
 
 def digest(seen: Seen, limit: int) -> dict[str, Any]:
@@ -103,14 +118,15 @@ def digest(seen: Seen, limit: int) -> dict[str, Any]:
     What is opened is the running file itself, also when its name is gone by now; it is hashed only when it is the one
     that was seen.
     """
+    if seen.file is None:
+        return {"sha256": None, "why": "its program can't be looked at"}
     try:
         descriptor = os.open(f"/proc/{seen.pid}/exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         return {"sha256": None, "why": str(error.strerror)}
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
-        known = seen.file
-        if known is None or (status.st_dev, status.st_ino) != (known.device, known.inode):
+        if (status.st_dev, status.st_ino) != (seen.file.device, seen.file.inode):
             return {"sha256": None, "why": "it runs another program by now"}
         if not stat.S_ISREG(status.st_mode):
             return {"sha256": None, "why": "it is no plain file"}

@@ -133,8 +133,12 @@ class Letters:
             log.warning("guard-mail-withheld", why="too many wait")
         self._waiting.append((kind, mail, done))
 
-    def send(self) -> int:
-        """Hand over what waits; gives how many. Trouble with the mail server leaves the rest for the next time."""
+    def send(self, beat: Callable[[], None] = lambda: None) -> int:
+        """Hand over what waits; gives how many. Trouble with the mail server leaves the rest for the next time.
+
+        Args:
+            beat: called after each mail.
+        """
         sent = 0
         while self._waiting and self._sender is not None:
             _, mail, done = self._waiting[0]
@@ -153,6 +157,7 @@ class Letters:
                     sent += 1
             self._waiting.popleft()
             done()
+            beat()
         return sent
 
     def _within_budget(self) -> bool:

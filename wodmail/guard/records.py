@@ -16,6 +16,7 @@ from wodmail.guard import files
 from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
 from wodmail.guard.load import Facts
+from wodmail.guard.scan import Watcher
 
 log = structlog.get_logger("wodmail.guard")
 
@@ -47,24 +48,27 @@ def write_status(folder: Path, interval_seconds: float, policies: list[Path], da
     files.write(folder / STATUS, {**facts, "policy": [str(file) for file in policies], **data})
 
 
-def write_state(folder: Path, cases: Cases, judge: Judge) -> None:
-    """Write what a restart needs: cases, stops, and which processes are on their way to be found.
+def write_state(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
+    """Write what a restart needs: cases, stops, which processes are on their way to be found, and which are hidden.
 
     Raises:
         OSError: the folder can't be written.
     """
     over = [[*key, track.over_seconds] for key, track in judge.tracks.items() if track.over_seconds > 0]
-    files.write(folder / STATE, {"boot": processes.boot_id(), **cases.dump(), "over_seconds": over})
+    hidden = [[*key, student] for key, student in watcher.hidden.items()]
+    files.write(folder / STATE, {"boot": processes.boot_id(), **cases.dump(), "over_seconds": over, "hidden": hidden})
 
 
-def restore(folder: Path, cases: Cases, judge: Judge) -> None:
+def restore(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
     """Go on where the last guard of this boot ended; what it kept of another boot means nothing."""
     data = files.read(folder / STATE)
     if data is None or data.get("boot") != processes.boot_id():
         return
     try:
         over = {(int(pid), int(start)): float(seconds) for pid, start, seconds in data["over_seconds"]}
+        hidden = {(int(pid), int(start)): int(student) for pid, start, student in data.get("hidden", [])}
         cases.restore(data)
+        watcher.hidden = hidden
         judge.restore(over)
     except (KeyError, TypeError, ValueError) as error:
         log.warning("guard-state-unreadable", cause=repr(error))

@@ -26,6 +26,7 @@ def serve(guard: Guard, notify_address: str | None = None) -> None:
     """
     # Signals wait until a cycle is over: nothing is ever half done.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    guard.watcher.beat = lambda: notify_systemd("WATCHDOG=1", notify_address)
     log.info("guard-started", students=vars_of(guard.watcher.students), dry_run=guard.dry_run)
     notify_systemd("READY=1", notify_address)
     while True:
@@ -34,7 +35,7 @@ def serve(guard: Guard, notify_address: str | None = None) -> None:
         if guard.dry_run:
             for words in cycle.done:
                 log.warning("guard-dry-run", words=words)
-        notify_systemd("WATCHDOG=1", notify_address)
+        guard.watcher.beat()
         # Never more than a third of the time is spent looking, however many processes there are.
         spent = time.monotonic() - begun
         got = signal.sigtimedwait(_SIGNALS, max(guard.policy.interval_seconds - spent, 2 * cycle.scan_seconds))

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wodmail import processes
-from wodmail.guard.watch import Seen, Students, Watcher, descendants
+from wodmail.guard.scan import Watcher
+from wodmail.guard.watch import Seen, Students, descendants
 
 SECONDS = 5.0
 _ROUNDS = 40
@@ -116,7 +117,8 @@ class _Chase:
         for _ in range(_ROUNDS):
             found = self.relatives()
             running = [each for each in found if not each.stopped]
-            reached = [send(self._watcher.students, each, signal.SIGSTOP) for each in running]
-            if not running or (not any(reached) and time.monotonic() >= end):
+            for each in running:
+                send(self._watcher.students, each, signal.SIGSTOP)
+            if not running or time.monotonic() >= end:
                 break
         return found

@@ -18,9 +18,10 @@ from wodmail.guard.ladder import Case, Cases, Step
 from wodmail.guard.letters import Letters
 from wodmail.guard.load import Alarm, Facts, GpuWatch, Smi, facts
 from wodmail.guard.policy import Rung
+from wodmail.guard.scan import Watcher
 from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
-from wodmail.guard.watch import Seen, Students, Watcher
+from wodmail.guard.watch import Seen, Students
 from wodmail.mail.grammar import visible
 from wodmail.store import open_store
 
@@ -80,7 +81,7 @@ class Guard:
         self._gpus = GpuWatch(smi or Smi())
         self._next_sweep = self._next_purge = self._next_sessions = float("-inf")
         self._by_pid: dict[int, Seen] = {}
-        records.restore(self.folder, self.cases, self.judge)
+        records.restore(self.folder, self.cases, self.judge, self.watcher)
 
     # -- one cycle --------------------------------------------------------------------------------------------
 
@@ -95,12 +96,14 @@ class Guard:
         self._by_pid = {seen.pid: seen for seen in look.processes}
         for step in self.cases.look(found, now, time.time()):
             cycle.done += self._open(step) if step.kind == "open" else self._stop(step, now)
+            self.watcher.beat()
         cycle.done += self._purges(now)
         cycle.facts = facts(self._gpus.gpus, self._gpus.trouble)
         cycle.done += self._load(cycle.facts, now)
         if not self.dry_run:
             self._tell()
-            self.letters.send()
+            self.watcher.beat()
+            self.letters.send(self.watcher.beat)
             self._write(cycle)
             self._sweep(now)
         return cycle
@@ -128,12 +131,12 @@ class Guard:
         return Look(now, self.watcher.scan(), found, self._gpus.look(now))
 
     def _hidden(self, look: Look) -> list[Finding]:
-        """Processes whose command line never came."""
+        """Processes whose command line or program never came."""
         found: dict[int, list[Seen]] = {}
         for seen in look.processes:
             if seen.key in self.watcher.hidden:
                 found.setdefault(seen.student, []).append(seen)
-        words = "hides its command line, so that whoever reads it waits for ever"
+        words = "hides its command line or program, so that whoever reads it waits for ever"
         return [
             Finding(
                 student,
@@ -198,6 +201,7 @@ class Guard:
                 log.error("guard-purge-failed", student=student, case=name, cause=error.operator)  # noqa: TRY400
             told.append(f"PURGE {student} 0: {trouble or 'sent'}")
             self._tell_purge(student, name, trouble)
+            self.watcher.beat()
         return told
 
     def _tell_purge(self, student: int, name: str, trouble: str) -> None:
@@ -245,7 +249,7 @@ class Guard:
         """Write what `status` shows, and what a restart needs."""
         names = policy.files(self.settings)
         self._keep(lambda: records.write_status(self.folder, self.policy.interval_seconds, names, self.report(cycle)))
-        self._keep(lambda: records.write_state(self.folder, self.cases, self.judge))
+        self._keep(lambda: records.write_state(self.folder, self.cases, self.judge, self.watcher))
 
     def report(self, cycle: Cycle) -> dict[str, Any]:
         """A cycle and the open cases as plain data."""
