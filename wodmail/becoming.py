@@ -51,7 +51,8 @@ def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int, um
         os.closerange(writing + 1, _DESCRIPTORS)
         with os.fdopen(writing, "w", encoding="utf-8") as out:
             try:
-                _become(user, umask)
+                become(user, umask)
+                os.chdir("/")
                 json.dump(work(), out)
                 status = 0
             except WodmailError as error:
@@ -62,10 +63,18 @@ def _child(user: pwd.struct_passwd, work: Callable[[], object], writing: int, um
         os._exit(status)
 
 
-def _become(user: pwd.struct_passwd, umask: int) -> None:
+def become(user: pwd.struct_passwd, umask: int = 0o022) -> None:
+    """Be another user from now on, and never again who one was; whoever isn't root stays who that is.
+
+    Args:
+        user: whose rights, with all groups of that user.
+        umask: for what is made from now on.
+
+    Raises:
+        OSError: the system does not let it be done.
+    """
     if os.geteuid() == 0:
         os.initgroups(user.pw_name, user.pw_gid)
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
     os.umask(umask)
-    os.chdir("/")

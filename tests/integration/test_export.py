@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
-import select
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -188,28 +184,6 @@ def test_documents_lie_beside_their_notebooks(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".ipynb_checkpoints", "x.ipynb", "x.pdf"]
 
 
-def test_the_command_confines_itself(tmp_path: Path) -> None:
-    """Limits of its own, no network; a table, or data."""
-    (tmp_path / "a.ipynb").write_bytes(said("x"))
-    program = (
-        "import resource, socket, sys\n"
-        "from wodmail.exporting import confine\n"
-        "shut = confine.confine()\n"
-        "print(resource.getrlimit(resource.RLIMIT_AS)[1], shut, len(socket.if_nameindex()))\n"
-    )
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert int(told[0]) <= 4 * 1024**3
-    assert told[1] == "False" or told[2] == "1"
-    call = [sys.executable, "-c", "import sys; from wodmail.cli.generate_pdf import main; sys.exit(main())"]
-    done = subprocess.run([*call, str(tmp_path), "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)["documents"][0]
-    assert (row["document"], row["size"]) == ("a.pdf", (tmp_path / "a.pdf").stat().st_size)
-    (tmp_path / "b.ipynb").write_text("{")
-    again = subprocess.run([*call, str(tmp_path), "--word"], capture_output=True, text=True, check=False)
-    assert (again.returncode, "1 exported, 1 failed" in again.stdout) == (1, True)
-
-
 def test_real_notebooks(tmp_path: Path) -> None:
     """Every notebook of the workshops beside the checkout, when they are there; their pictures are in."""
     real = shared_notebooks()
@@ -222,19 +196,3 @@ def test_real_notebooks(tmp_path: Path) -> None:
         assert document_of(file.read_bytes(), Form.PDF, workshop, where, file.stem).startswith(b"%PDF")
         counted += len(pictures_in(document_of(file.read_bytes(), Form.WORD, workshop, where)))
     assert counted > 20
-
-
-def test_one_that_works_for_another_ends_with_that() -> None:
-    """A killed server leaves no exporter behind that writes into a home which a later job has emptied."""
-    inner = (
-        "from wodmail.exporting.confine import confine; confine(); print('on', flush=True); import time; time.sleep(60)"
-    )
-    outer = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(60)"
-    argv = [sys.executable, "-c", outer, sys.executable, "-c", inner]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "WODMAIL_EXPORT": "1"}) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"on\n"
-        parent.kill()
-        ready, _, _ = select.select([parent.stdout], [], [], 30)
-        assert ready, "the pipe's other end is shut when both are gone"
-        assert parent.stdout.read() == b""

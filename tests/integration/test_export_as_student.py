@@ -17,11 +17,12 @@ from tests.contract.accounts_contract import own
 from tests.linux_students import BASE, FIRST, Site, site
 from wodmail import exporting
 from wodmail.errors import Failed, Refused
-from wodmail.students import exports, install, rootexport
+from wodmail.students import exports, install, rootexport, sandbox
 from wodmail.students.rootlimits import HelperError
 
 TOLD = """
-printf '{"version": 1, "documents": [{"notebook": "%s", "error": "%s"}]}' "$(id -u) $(id -ru) $(id -G)" \
+echo '{"version": 1, "notebooks": []}'
+printf '{"notebook": "%s", "error": "%s"}' "$(id -u) $(id -ru) $(id -G)" \
   "$(pwd -P)|$(grep -c : /proc/net/dev)|$(ulimit -v)|$(ulimit -t)|$(grep -c '^NoNewPrivs:.1' /proc/self/status)|$(
   ls /proc/self/fd | wc -l)|$(env | grep -v '^PWD=\\|^_=\\|^SHLVL=\\|^OLDPWD=' | sort | tr '\\n' ' ')"
 """
@@ -55,9 +56,11 @@ def exporter(backend: Site, text: str, mode: int = 0o755) -> Path:
     return file
 
 
-def says(*rows: dict[str, str]) -> str:
-    """A script that reports these rows."""
-    return f"echo {shlex.quote(json.dumps({'version': 1, 'documents': rows}))}"
+def says(*rows: dict[str, str], also: tuple[str, ...] = ()) -> str:
+    """A script that reports these rows, and notebooks that it says nothing else of."""
+    names = [*(row["notebook"] for row in rows), *also]
+    lines = [json.dumps({"version": 1, "notebooks": names}), *map(json.dumps, rows)]
+    return "; ".join(f"echo {shlex.quote(line)}" for line in lines)
 
 
 @pytest.mark.root
@@ -113,7 +116,8 @@ class TestExporter:
         [
             ("echo no", "Expecting value"),
             ("echo '{}'", "report is not understood"),
-            ("echo oh no >&2; exit 3", "ended with 3: oh no"),
+            ("echo oh no >&2; exit 4", "ended with 4: oh no"),
+            ("echo oh no >&2; exit 1", "ended with 1: oh no"),
             ("kill -9 $$", "ended with -9"),
         ],
     )
@@ -124,6 +128,26 @@ class TestExporter:
         with pytest.raises(Failed, match="could not be exported") as error:
             backend.accounts.export(FIRST, "WKSHP-Try101", "pdf")
         assert cause in error.value.operator
+
+    @pytest.mark.parametrize(
+        ("end", "cause"),
+        [
+            ("echo oh no >&2; exit 1", "ended with 1: oh no"),
+            ("kill -9 $$", "ended with -9"),
+        ],
+    )
+    def test_what_was_made_before_it_went_wrong_is_there(
+        self, backend: Site, folder: Path, end: str, cause: str
+    ) -> None:
+        """The rest is told, with the reason for the operator."""
+        (folder / "a.pdf").write_text("good")
+        own(folder.parent)
+        rows = says({"notebook": "a.ipynb", "document": "a.pdf"}, also=("b.ipynb",))
+        exporter(backend, f"{rows}; printf '{{\"no'; {end}")
+        made, missing = backend.accounts.export(FIRST, "WKSHP-Try101", "pdf")
+        assert (made.path, made.data) == ("a.pdf", b"good")
+        assert (missing.notebook, missing.path, "not reached" in missing.error) == ("b.ipynb", "", True)
+        assert cause in missing.cause
 
     def test_no_exporter_that_root_alone_can_change(self, backend: Site, folder: Path) -> None:
         """Nothing is run then."""
@@ -147,13 +171,16 @@ def test_one_that_takes_too_long_is_ended_with_all_it_started(monkeypatch: pytes
     """And one that says too much."""
     monkeypatch.setattr(exports, "SECONDS", 1.5)
     began = time.monotonic()
-    with pytest.raises(HelperError) as error:
-        rootexport._run(["sh", "-c", f"sleep 50 & echo $! >{tmp_path}/pid; wait"], lambda: None)
-    assert "not done after" in error.value.cause
+    script = f"echo said; sleep 50 & echo $! >{tmp_path}/pid; wait"
+    assert rootexport._run(["sh", "-c", script], lambda: None) == (-9, b"said\n", b"", True)
     assert time.monotonic() - began < 20
     pid = (tmp_path / "pid").read_text().strip()
     state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True, check=False).stdout
-    assert state.strip() in ("", "Z")
+    assert state.strip()[:1] in ("", "Z")
+    handle = os.open(tmp_path, os.O_RDONLY)
+    said, ended = sandbox._exported(["sh", "-c", "echo said; sleep 50 & wait"], handle)
+    os.close(handle)
+    assert (said, ended) == (b"said\n", "sh: not done after 2 s")
     monkeypatch.setattr(exports, "SECONDS", 20.0)
     with pytest.raises(HelperError) as error:
         rootexport._run(["yes"], lambda: None)

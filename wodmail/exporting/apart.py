@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -154,6 +155,8 @@ def _outcome(work: Callable[[], bytes]) -> bytes:
         words, cause = _TOO_DEEP, str(error)
     except MemoryError:
         words, cause = NO_MEMORY, "MemoryError"
+    except OSError as error:
+        words, cause = _TOO_LARGE if error.errno == errno.EFBIG else _NOT_CONVERTED, str(error)
     return _FAILED + json.dumps([words, cause]).encode()
 
 

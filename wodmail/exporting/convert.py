@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ import nbformat
 import pypandoc
 import typst
 from nbformat import converter, reader
+from PIL import Image
 
 from wodmail.errors import Failed
 from wodmail.exporting import cells, document, pictures
@@ -60,9 +62,18 @@ def document_of(
     Raises:
         Failed: it is no notebook, or could not be converted within the limits; the words say which.
     """
+    prepare()
     # Made here: a child that is killed cleans nothing up.
     with tempfile.TemporaryDirectory(prefix="wod-export-") as work:
         return apart(lambda: _made(data, form, folder, where, title, Path(work)), limits or Limits())
+
+
+@cache
+def prepare() -> None:
+    """Load what each conversion needs: once for all, and while this process may still read python's own files."""
+    pypandoc.get_pandoc_path()  # tries it, and remembers
+    nbformat.validate({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})  # has the rules translated
+    Image.init()
 
 
 def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work: Path) -> bytes:

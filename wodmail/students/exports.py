@@ -18,13 +18,16 @@ from wodmail.students.treewriter import FOLDER_FLAGS, Entry, pack, unpack
 
 FORMS = ("pdf", "docx")
 SECONDS = 240.0
+WORK_SECONDS = 220.0
+"""What the exporter itself stops at, in time to say what it has not done."""
 MAX_DOCUMENTS = 200
 MAX_BYTES = 64 * 1024 * 1024
 MAX_REPORT = 1024 * 1024
 MAX_WORDS = 500
 CPU_SECONDS, MEMORY, FILE = 600, 4 * 1024**3, 256 * 1024**2
-ENDED_WELL = (0, 1)
-"""Statuses of an exporter that has said what became of each notebook: 1 when one failed."""
+SOME_FAILED = 3
+ENDED_WELL = (0, SOME_FAILED)
+"""Statuses of an exporter that has said what became of each notebook; python's own for a program that broke is 1."""
 FOR_ANOTHER = "WODMAIL_EXPORT"
 """Set where nobody waits for the exporter but the process that started it: it ends with that."""
 ENVIRONMENT = {
@@ -35,6 +38,7 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     FOR_ANOTHER: "1",
 }
+_NOT_REACHED = "It was not reached: the export was ended before. Send the mail again, or ask the operator."
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -61,7 +65,7 @@ class Document:
 
 def argv(exporter: str, form: str) -> list[str]:
     """How the exporter is called; it works on the folder that it is started in."""
-    return [exporter, "--json", *(["--word"] if form == "docx" else [])]
+    return [exporter, "--json-lines", *(["--word"] if form == "docx" else [])]
 
 
 def no_folder(student: str, workshop: str) -> str:
@@ -74,35 +78,47 @@ def no_notebooks(student: str, workshop: str) -> str:
     return f"There is no notebook in {workshop} of {student}, so there is nothing to export."
 
 
-def taken(folder: int, report: bytes, form: str) -> list[Document]:
+def taken(folder: int, report: bytes, form: str, ended: str = "") -> list[Document]:
     """The documents that an exporter says it has made.
 
     Args:
         folder: descriptor of the workshop's folder, where it was started.
-        report: what it has printed.
+        report: what it has printed: a line {"version": 1, "notebooks": [path, ...]}, then a line for each notebook as
+            it was done. The last line may be torn.
         form: pdf or docx.
+        ended: why it did not come to its end, in the operator's words; "" when it did.
+
+    Returns:
+        What became of each notebook, of those too that it has said nothing of.
 
     Raises:
         ValueError: that isn't a report.
     """
     if len(report) > MAX_REPORT:
         raise ValueError("the exporter said too much")
-    rows = _rows(report)
+    names, rows = _rows(report, ended)
     found: list[Document] = []
     left = MAX_BYTES
     for row in rows[:MAX_DOCUMENTS]:
         each = _document(folder, row, form, left)
         left -= len(each.data or b"")
         found.append(each)
-    return found
+    told = {each.notebook for each in found}
+    missing = [name for name in names if name not in told][: MAX_DOCUMENTS - len(found)]
+    return found + [Document(name, error=_NOT_REACHED, cause=ended or "the exporter did not tell") for name in missing]
 
 
-def _rows(report: bytes) -> list[dict[str, Any]]:
-    said = json.loads(report)
-    rows = said.get("documents") if isinstance(said, dict) and said.get("version") == 1 else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+def _rows(report: bytes, ended: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The notebooks that were to be exported, and what was said of each."""
+    first, *others = report.split(b"\n")[: None if report.endswith(b"\n") or not ended else -1] or [b""]
+    if not first:
+        raise ValueError(ended or "the exporter said nothing")
+    head = json.loads(first)
+    names = head.get("notebooks") if isinstance(head, dict) and head.get("version") == 1 else None
+    rows = [json.loads(line) for line in others if line]
+    if not isinstance(names, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("the exporter's report is not understood")
-    return rows
+    return [str(name)[:MAX_WORDS] for name in names], rows
 
 
 def _document(folder: int, row: dict[str, Any], form: str, left: int) -> Document:

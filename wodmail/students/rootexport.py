@@ -29,7 +29,7 @@ _MAX_COMPLAINT = 4096
 _NOT_INSTALLED = "PDF and WORD are not installed on this backend; the operator has to look at it."
 
 
-def run(account: Account, exporter: str, workshop: str, form: str) -> bytes:
+def run(account: Account, exporter: str, workshop: str, form: str) -> tuple[bytes, str]:
     """Export the notebooks of a workshop in the student's home, as the student; to be called as root.
 
     Args:
@@ -39,10 +39,10 @@ def run(account: Account, exporter: str, workshop: str, form: str) -> bytes:
         form: pdf or docx.
 
     Returns:
-        What the exporter has printed; not to be believed.
+        What the exporter has printed, not to be believed, and why it did not come to its end, "" when it did.
 
     Raises:
-        HelperError: there is no exporter or no such folder, or it did not come to its end.
+        HelperError: there is no exporter or no such folder, or it said too much.
     """
     if not exporter:
         cause = "no exporter in the limits: pip install 'wodmail[export]', then `wodmail helper install` as root"
@@ -59,16 +59,17 @@ def run(account: Account, exporter: str, workshop: str, form: str) -> bytes:
     def begin() -> None:
         _begin(libc, account, workshop)
 
-    status, said, complaint = _run(exports.argv(exporter, form), begin)
+    status, said, complaint, late = _run(exports.argv(exporter, form), begin)
     if status == NO_FOLDER:
         raise HelperError("refused", exports.no_folder(account.name, workshop), "no such folder in the home")
     if status == NO_HOME:
         words, _, cause = complaint.decode(errors="replace").partition("\n")
         raise HelperError("failed", words[: exports.MAX_WORDS], cause)
+    if late:
+        return said, f"{exporter}: not done after {exports.SECONDS:.0f} s"
     if status not in exports.ENDED_WELL:
-        cause = f"{exporter} ended with {status}: {complaint.decode(errors='replace').strip()[-1000:]}"
-        raise HelperError("failed", f"The notebooks of {account.name} could not be exported.", cause)
-    return said
+        return said, f"{exporter} ended with {status}: {complaint.decode(errors='replace').strip()[-1000:]}"
+    return said, ""
 
 
 def _begin(libc: ctypes.CDLL, account: Account, workshop: str) -> None:
@@ -94,11 +95,11 @@ def _begin(libc: ctypes.CDLL, account: Account, workshop: str) -> None:
         os._exit(NO_FOLDER)
 
 
-def _run(argv: list[str], begin: Callable[[], None]) -> tuple[int, bytes, bytes]:
-    """Its status, what it has printed, and the end of its complaints; ended when its time is over.
+def _run(argv: list[str], begin: Callable[[], None]) -> tuple[int, bytes, bytes, bool]:
+    """Its status, what it has printed, the end of its complaints, and whether it was ended when its time was over.
 
     Raises:
-        HelperError: it took too long, or said too much.
+        HelperError: it could not be started, or said too much.
     """
     try:
         child = subprocess.Popen(  # the worker has one thread, so `begin` is safe
@@ -113,16 +114,22 @@ def _run(argv: list[str], begin: Callable[[], None]) -> tuple[int, bytes, bytes]
     except (OSError, subprocess.SubprocessError) as error:
         raise HelperError("failed", "The exporter could not be started.", f"{argv[0]}: {error}") from error
     try:
-        said, complaint = _heard(child)
-        return child.wait(), said, complaint
+        said, complaint, late = _heard(child)
+        if late:
+            _end(child)
+        return child.wait(), said, complaint, late
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        _end(child)
 
 
-def _heard(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Read both its outputs to their ends; no more is kept than a report can be."""
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _heard(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes, bool]:
+    """Read both its outputs to their ends, or until its time is over; no more is kept than a report can be."""
     end = time.monotonic() + exports.SECONDS
     said, complaint = b"", b""
     with selectors.DefaultSelector() as selector:
@@ -131,9 +138,10 @@ def _heard(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
                 selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
             left = end - time.monotonic()
-            if left <= 0 or len(said) > exports.MAX_REPORT:
-                cause = f"not done after {exports.SECONDS:.0f} s" if left <= 0 else "its report is too long"
-                raise HelperError("failed", "The export took too long, or went wrong, and was ended.", cause)
+            if len(said) > exports.MAX_REPORT:
+                raise HelperError("failed", "The export went wrong, and was ended.", "its report is too long")
+            if left <= 0:
+                return said, complaint, True
             for key, _ in selector.select(left):
                 part = os.read(key.fd, 65536)
                 if not part:
@@ -143,7 +151,7 @@ def _heard(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
                 else:
                     complaint = (complaint + part)[-_MAX_COMPLAINT:]
     _close(child.stdout, child.stderr)
-    return said, complaint
+    return said, complaint, False
 
 
 def _close(*pipes: IO[bytes] | None) -> None:

@@ -22,7 +22,7 @@ from wodmail.students.rootidentity import become
 from wodmail.students.rootlimits import Account, HelperError, Limits, account_of, hold, locked, opened_home
 from wodmail.students.rootprocesses import GRACE, end_processes, processes_of
 
-VERSION = 3
+VERSION = 4
 _WORKSHOP = re.compile(r"WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PASSWORD = re.compile(r"[!-9;-~]{1,128}")
 
@@ -203,12 +203,12 @@ def export_documents(limits: Limits, request: Request, account: Account) -> Answ
     workshop, form = request.fields.get("workshop"), request.fields.get("form")
     if not isinstance(workshop, str) or not _WORKSHOP.fullmatch(workshop) or form not in exports.FORMS:
         raise HelperError("refused", "That is no workshop's folder, or no form.", f"{workshop!r} as {form!r}")
-    report = rootexport.run(account, limits.exporter, workshop, str(form))
+    report, ended = rootexport.run(account, limits.exporter, workshop, str(form))
     become(account)
     with opened_home(account) as home, _home_trouble(account, "read"):
         folder = os.open(workshop, treewriter.FOLDER_FLAGS, dir_fd=home)
     try:
-        found = exports.taken(folder, report, str(form))
+        found = exports.taken(folder, report, str(form), ended)
     except ValueError as error:
         words = f"The notebooks of {account.name} could not be exported."
         raise HelperError("failed", words, f"{limits.exporter}: {error}") from error

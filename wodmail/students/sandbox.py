@@ -123,7 +123,8 @@ class SandboxAccounts:
                     exports.no_folder(name, place), f"{self.home(student) / place}: {error.strerror}"
                 ) from error
             try:
-                found = exports.taken(folder, _exported(argv, folder, name), form)
+                said, ended = _exported(argv, folder)
+                found = exports.taken(folder, said, form, ended)
             except ValueError as error:
                 raise Failed(f"The notebooks of {name} could not be exported.", f"{argv[0]}: {error}") from error
             finally:
@@ -161,9 +162,8 @@ class SandboxAccounts:
             os.close(home)
 
 
-def _exported(argv: list[str], folder: int, name: str) -> bytes:
-    """Run the exporter in an open folder; gives what it has printed."""
-    words = f"The notebooks of {name} could not be exported."
+def _exported(argv: list[str], folder: int) -> tuple[bytes, str]:
+    """Run the exporter in an open folder; gives what it has printed, and why it did not come to its end, if so."""
     with subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -175,13 +175,14 @@ def _exported(argv: list[str], folder: int, name: str) -> bytes:
     ) as child:
         try:
             said, complaint = child.communicate(timeout=exports.SECONDS)
-        except subprocess.TimeoutExpired as error:
+        except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-            raise Failed(words, f"{argv[0]}: not done after {exports.SECONDS:.0f} s") from error
+            said, _ = child.communicate()
+            return said, f"{argv[0]}: not done after {exports.SECONDS:.0f} s"
     if child.returncode not in exports.ENDED_WELL:
         told = complaint.decode(errors="replace").strip()[-1000:]
-        raise Failed(words, f"{argv[0]} ended with {child.returncode}: {told}")
-    return said
+        return said, f"{argv[0]} ended with {child.returncode}: {told}"
+    return said, ""
 
 
 def _hash(password: str, salt: bytes) -> bytes:
