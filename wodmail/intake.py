@@ -6,6 +6,7 @@ and the spool key makes the repetition harmless.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from wodmail import duplicates, exporting
 from wodmail.catalog import Catalog, Workshop, unknown
 from wodmail.config import Settings
 from wodmail.errors import Away, Failed, Refused, Temporary
+from wodmail.jobs.earlier import SESSION_NOTE, newer_create, too_late
 from wodmail.jobs.plan import PlannedStep, plan
 from wodmail.mail import command as commands
 from wodmail.mail import message as messages
@@ -253,7 +255,7 @@ class Intake:
                 **base,
             )
             return Judged(refused, verdict, trusted=not unproved)
-        return Judged(self._request(understood, reply_to, base), verdict)
+        return Judged(_of_session(self._request(understood, reply_to, base), message), verdict)
 
     def _may_command(self, mail: StoredMail) -> None:
         trust.may_command(
@@ -418,7 +420,7 @@ class Intake:
         except Refused as error:
             return replace(new, state=State.REFUSED, reason=error.operator, reply_to="", reply_kind="")
         if first is None:
-            return new
+            return self._of_a_session_that_goes_on(connection, new)
         return replace(
             new,
             state=State.DUPLICATE,
@@ -426,6 +428,24 @@ class Intake:
             reply_kind="duplicate",
             notes={**new.notes, "first": first},
         )
+
+    def _of_a_session_that_goes_on(self, connection: sa.Connection, new: NewRequest) -> NewRequest:
+        """The request; refused when it ends a session and a newer CREATE has come before it."""
+        session = new.notes.get(SESSION_NOTE, 0)
+        if new.state is not State.WAITING or not session:
+            return new
+        for student in new.students:
+            if newer_create(connection, self._store.backend, session, student) is not None:
+                return replace(new, state=State.REFUSED, reason=too_late(student), reply_to="", reply_kind="")
+        return new
+
+
+def _of_session(new: NewRequest, message: Message) -> NewRequest:
+    """With the session that a CLEANUP ends among its notes, when its mail names one."""
+    session = message.header(messages.SESSION_HEADER)
+    if new.action != Action.CLEANUP.value or re.fullmatch(r"[1-9][0-9]{0,17}", session) is None:
+        return new
+    return replace(new, notes={**new.notes, SESSION_NOTE: int(session)})
 
 
 def _within(text: str, size: int) -> str:

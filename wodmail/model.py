@@ -33,6 +33,20 @@ class State(StrEnum):
     SKIPPED = "skipped"
 
 
+class SessionState(StrEnum):
+    """States of a session: it goes on; its CLEANUP is about to be sent; it was sent, and its end is awaited; it has
+    ended; it was ended by somebody else, or never looked after."""
+
+    ON = "on"
+    ENDING = "ending"
+    SENT = "sent"
+    ENDED = "ended"
+    OVER = "over"
+
+
+OPEN_SESSIONS = (SessionState.ON.value, SessionState.ENDING.value, SessionState.SENT.value)
+"""Those that the backend still looks after."""
+
 FINISHED = frozenset({State.DONE, State.FAILED, State.REFUSED, State.DUPLICATE, State.ABORTED, State.SHELVED})
 
 

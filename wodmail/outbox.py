@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from wodmail import alarms, documents, drained, exporting, sessions
+from wodmail import alarms, documents, drained, exporting, sessionends, sessions
 from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
@@ -185,6 +185,8 @@ class Outbox:
             return reply.render_late(self._settings, data, round(alarms.LATE_AFTER / 60), words)
         if kind == sessions.REMINDER:
             return reply.render_reminder(self._settings, data, self._left(row["job"]))
+        if kind == sessionends.TOLD:
+            return reply.render_session_refused(self._settings, data, row["job"])
         if kind in TOLD:
             return reply.render_write(self._settings, data, kind, described(self._store, row["round"]))
         if kind == "credentials":

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 import structlog
 
-from wodmail import sessions
+from wodmail import sessionends
 from wodmail.config import Settings
 from wodmail.lanes import UNFINISHED
 from wodmail.mail import notice
@@ -70,7 +70,7 @@ class Overdue:
     def _clean(self, seat: Seat) -> None:
         workshop = seat.workshop or ""
         mark = f"overdue-{seat.participant}-{seat.student}"
-        sessions.clean(self._settings, self._spool, seat.student, seat.participant, workshop, mark)
+        sessionends.clean(self._settings, self._spool, seat.student, seat.participant, workshop, mark)
 
     def _at_work(self, seat: Seat) -> bool:
         """Whether a CLEANUP or PURGE of that student waits or runs."""

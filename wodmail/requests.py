@@ -13,8 +13,8 @@ import structlog
 
 from wodmail.errors import Refused
 from wodmail.lanes import UNFINISHED
-from wodmail.model import Action, JobSpec, State
-from wodmail.store import CHUNK, Store, iso, jobs, lanes, mails, nonces, requests, steps, writes
+from wodmail.model import OPEN_SESSIONS, Action, JobSpec, State
+from wodmail.store import CHUNK, Store, iso, jobs, lanes, mails, nonces, requests, sessions, steps, writes
 
 if TYPE_CHECKING:
     from wodmail.jobs.services import Services
@@ -213,7 +213,7 @@ def finish_job(services: Services, job: int, state: State, reason: str = "", *, 
         spec = spec_of(dict(row))
         if state is State.DONE and spec.action is Action.CREATE and spec.email and not services.settings.apidb:
             _due(connection, spec.request, store.backend, "credentials", row["attempt"], spec.email, job)
-        if state in (State.ABORTED, State.SHELVED):
+        if refused or state in (State.ABORTED, State.SHELVED):
             _end_follower(connection, services, job)
         if spec.action is Action.CLEANUP and spec.participant:
             _wake_waiting(connection, store.backend, spec.participant)
@@ -261,7 +261,7 @@ def _why(connection: sa.Connection, job: int, state: State) -> tuple[str, bool]:
 
 
 def _end_follower(connection: sa.Connection, services: Services, job: int) -> None:
-    """A RESET whose CLEANUP did not come to its end has nothing to follow; a retry of the CLEANUP brings it back."""
+    """A RESET whose CLEANUP was refused or did not come to its end has nothing to follow; a retry brings it back."""
     query = sa.select(jobs).where(jobs.c.follows == job, jobs.c.state == State.WAITING.value)
     for row in connection.execute(query).mappings().all():
         _end_job(connection, dict(row), State.ABORTED, f"its CLEANUP (job {job}) did not come to its end")
@@ -472,8 +472,8 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
     """Delete requests that ended long ago, at most CHUNK of them.
 
     Args:
-        older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due or
-            whose writes are kept.
+        older_than: seconds since 1970; only what ended before is deleted, and nothing whose mail is still due, whose
+            writes are kept or whose session goes on.
 
     Returns:
         The jobs whose workflows can go too, and the number of requests deleted.
@@ -481,6 +481,7 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
     with store.transaction() as connection:
         due = sa.select(mails.c.request).where(mails.c.state == "due")
         kept = sa.select(writes.c.request).where(writes.c.state == "kept")
+        going_on = sa.select(sessions.c.request).where(sessions.c.state.in_(OPEN_SESSIONS))
         old = list(
             connection.execute(
                 sa.select(requests.c.id)
@@ -489,6 +490,7 @@ def purge(store: Store, older_than: float) -> tuple[list[int], int]:
                     requests.c.finished_at < older_than,
                     requests.c.id.not_in(due),
                     requests.c.id.not_in(kept),
+                    requests.c.id.not_in(going_on),
                 )
                 .order_by(requests.c.id)
                 .limit(CHUNK)

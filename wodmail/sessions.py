@@ -1,29 +1,29 @@
 """Sessions and their ends: a reminder an hour before, a CLEANUP at the end (docs/sessions.md).
 
 With the embedded registry the backend itself knows how long a session lasts (`duration` in wod.yml). What is due is
-found by looking, so nothing has to be armed and nothing is lost by a restart; the CLEANUP is a mail in the spool like
-any other, with a Message-ID of its session's, so it happens once. With an API-DB see `wodmail.overdue`.
+found by looking, so nothing has to be armed and nothing is lost by a restart. How one ends is in
+`wodmail.sessionends`. With an API-DB see `wodmail.overdue`.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.message import EmailMessage
 
 import sqlalchemy as sa
 import structlog
 
-from wodmail import sessionclock, submit
+from wodmail import sessionclock
 from wodmail.config import Settings
-from wodmail.errors import Refused
-from wodmail.mail.grammar import render
+from wodmail.errors import Refused, WodmailError
 from wodmail.mail.spool import Spool
-from wodmail.model import Action, Command, State
+from wodmail.model import OPEN_SESSIONS, Action, SessionState, State
 from wodmail.registry.base import Registry
 from wodmail.sessionclock import Reading
+from wodmail.sessionends import Ends, seated
 from wodmail.store import Row, Store, facts, jobs, mails, requests, sessions
 from wodmail.wodyml import HOURS
 
@@ -34,8 +34,7 @@ NOTICE = HOUR
 REMINDER = "reminder"
 EVERY = 30.0
 """Seconds between two looks."""
-ON, ENDED, OVER = "on", "ended", "over"
-"""A session goes on; its CLEANUP was sent; it was ended by somebody else, or never looked after."""
+ON, OVER = SessionState.ON.value, SessionState.OVER.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Session:
         participant: who has it, 0 when nobody is known by number.
         request: the CREATE it began with.
         job: that one's job.
-        left: seconds that are left; below 0 when its CLEANUP is on the way.
+        left: seconds that are left; below 0 when its CLEANUP has to wait.
         ends: when that is by the wall clock, seconds since 1970.
         reminded: whether the reminder is out.
     """
@@ -84,6 +83,7 @@ class Sessions:
     ) -> None:
         self._settings, self._store, self._registry, self._spool = settings, store, registry, spool
         self._clocks = clocks
+        self._ends = Ends(settings, store, registry, spool)
 
     def look(self) -> bool:
         """Begin, remind and end what is due; returns whether mails are due now.
@@ -93,17 +93,23 @@ class Sessions:
         """
         now = self._now()
         self._begin(now)
+        ended = self._ends.look(now)
         due = self._store.rows(
             sa.select(sessions)
-            .where(
-                sessions.c.backend == self._store.backend,
-                sessions.c.state == ON,
-                sa.or_(sessions.c.ends <= now, sa.and_(~sessions.c.reminded, sessions.c.remind <= now)),
-            )
+            .where(sessions.c.backend == self._store.backend, sessions.c.state == ON)
+            .where(~sessions.c.reminded, sessions.c.remind <= now, sessions.c.ends > now)
             .order_by(sessions.c.job)
         )
-        told = [self._due(row, now) for row in due]
-        return any(told)
+        told = [self._guarded(self._remind, row) for row in due]
+        return ended or any(told)
+
+    def _guarded(self, work: Callable[[Row], bool], row: Row) -> bool:
+        """One session's trouble is not the others'."""
+        try:
+            return work(row)
+        except WodmailError as error:  # the next look does it
+            log.warning("session-trouble", job=row.get("job", row.get("id")), cause=error.operator)
+            return False
 
     def _now(self) -> float:
         """What the session clock shows, kept so that a restart goes on with it."""
@@ -124,15 +130,14 @@ class Sessions:
             .order_by(jobs.c.id)
         )
         for row in new:
-            self._add(row, now)
+            self._guarded(lambda row: self._add(row, now), row)
         if new:
-            gone = sessions.c.job.not_in(sa.select(jobs.c.id))
+            gone = (sessions.c.job.not_in(sa.select(jobs.c.id)), sessions.c.state.not_in(OPEN_SESSIONS))
             with self._store.transaction() as connection:
-                connection.execute(sessions.delete().where(sessions.c.backend == self._store.backend, gone))
+                connection.execute(sessions.delete().where(sessions.c.backend == self._store.backend, *gone))
 
-    def _add(self, row: Row, now: float) -> None:
-        student = int(str(row["students"]).strip("[] ").split(",")[0])
-        seat = self._registry.seat(student)
+    def _add(self, row: Row, now: float) -> bool:
+        student = int(json.loads(row["students"])[0])
         seconds = self._hours(row["workshop"]) * HOUR
         ends = now + seconds
         values = {
@@ -145,14 +150,23 @@ class Sessions:
             "ends": ends,
             "remind": ends - min(NOTICE, seconds / 2),
             "reminded": False,
-            "state": ON if seat.active and seat.participant in (0, row["participant"]) else OVER,
         }
+        state = ON if self._seated(values) else OVER
         with self._store.transaction() as connection:
-            same = (sessions.c.backend == self._store.backend, sessions.c.student == student, sessions.c.state == ON)
-            connection.execute(sessions.update().where(*same, sessions.c.job < row["id"]).values(state=OVER))
-            connection.execute(sessions.insert(), values)
-        if values["state"] == ON:
+            older = (sessions.c.backend == self._store.backend, sessions.c.student == student)
+            still = sessions.c.state.in_(OPEN_SESSIONS)
+            connection.execute(sessions.update().where(*older, still, sessions.c.job < row["id"]).values(state=OVER))
+            connection.execute(sessions.insert(), {**values, "state": state})
+        if state == ON:
             log.info("session-began", student=student, workshop=row["workshop"], hours=seconds / HOUR)
+        return False
+
+    def _seated(self, row: Row) -> bool:
+        try:
+            return seated(self._registry, row)
+        except Refused as error:  # e.g. WODUSERMAX is lower by now
+            log.warning("session-dropped", student=row["student"], job=row["job"], cause=error.operator)
+            return False
 
     def _hours(self, workshop: str) -> float:
         try:
@@ -160,31 +174,18 @@ class Sessions:
         except Refused:  # its folder is gone meanwhile
             return HOURS
 
-    def _due(self, row: Row, now: float) -> bool:
-        seat = self._registry.seat(row["student"])
-        if not seat.active or seat.participant not in (0, row["participant"]):
-            self._set(row, state=OVER)
-            return False
-        if row["ends"] <= now:
-            clean(
-                self._settings,
-                self._spool,
-                row["student"],
-                row["participant"],
-                row["workshop"],
-                f"session-{row['job']}",
-            )
-            self._set(row, state=ENDED)
-            log.info("session-ended", student=row["student"], workshop=row["workshop"])
-            return True
-        self._remind(row)
-        return True
-
-    def _remind(self, row: Row) -> None:
+    def _remind(self, row: Row) -> bool:
         """Make the reminder due: to the participant's address when the CREATE gave one, else to who sent it."""
+        if not self._seated(row):
+            self._ends.move(row, SessionState.OVER)
+            return False
         request = self._store.row(sa.select(requests).where(requests.c.id == row["request"]))
         to = (request["email"] or request["reply_to"]) if request else ""
         with self._store.transaction() as connection:
+            # Who was given more time meanwhile is reminded later.
+            same = (sessions.c.job == row["job"], sessions.c.state == ON, sessions.c.remind == row["remind"])
+            if connection.execute(sessions.update().where(*same).values(reminded=True)).rowcount != 1:
+                return False
             if to and request:
                 # Each is a mail of its own: after more time was given there is another one.
                 earlier = sa.select(sa.func.max(mails.c.round)).where(
@@ -193,12 +194,8 @@ class Sessions:
                 turn = (connection.execute(earlier).scalar() or 0) + 1
                 due = {"request": row["request"], "backend": self._store.backend, "kind": REMINDER, "round": turn}
                 connection.execute(mails.insert(), {**due, "recipient": to, "job": row["job"], "state": "due"})
-            connection.execute(sessions.update().where(sessions.c.job == row["job"]).values(reminded=True))
         log.info("session-reminded", student=row["student"], workshop=row["workshop"])
-
-    def _set(self, row: Row, *, state: str) -> None:
-        with self._store.transaction() as connection:
-            connection.execute(sessions.update().where(sessions.c.job == row["job"]).values(state=state))
+        return True
 
 
 def advanced(connection: sa.Connection, backend: str, seen: Reading) -> float:
@@ -222,28 +219,6 @@ def _clock_of(connection: sa.Connection, backend: str) -> tuple[str, str | None]
     """The name of the fact that keeps a backend's session clock, and what it says."""
     name = f"session-clock:{backend}"
     return name, connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar()
-
-
-def clean(settings: Settings, spool: Spool, student: int, participant: int, workshop: str, mark: str) -> None:
-    """Put a CLEANUP into the spool; the same mark makes the same Message-ID, so a second one is a duplicate.
-
-    Args:
-        settings: whose backend; its own test sender commands.
-        spool: the backend's.
-        student: the student's number.
-        participant: who had the seat, 0 for nobody known by number.
-        workshop: WKSHP-Name.
-        mark: names what ended, letters, digits and dashes.
-
-    Raises:
-        Temporary: it could not be stored.
-    """
-    number = participant if settings.number_reading == "participant" else 0
-    command = Command(Action.CLEANUP, first=student, number=number)
-    mail: EmailMessage = submit.build(settings, command, render(command), workshop)
-    mail.replace_header("Message-ID", f"<{mark}.cleanup@{settings.WODBEFQDN}>")
-    allowed = [] if settings.WODSENDER else settings.WODALLOWEDSENDERS
-    spool.store(mail.as_bytes(), peer="127.0.0.1", sender=(*allowed, settings.test_sender)[0], door="pipe")
 
 
 def running(store: Store, clocks: Callable[[], Reading] = sessionclock.reading) -> list[Session]:
@@ -294,7 +269,9 @@ def extend(store: Store, student: int, hours: float, clocks: Callable[[], Readin
             raise Refused(f"Student {student} has no session that goes on; see `wodmail sessions`.")
         ends = max(row["ends"], now) + hours * HOUR
         values = {"ends": ends, "remind": ends - min(NOTICE, (ends - now) / 2), "reminded": False}
-        connection.execute(sessions.update().where(sessions.c.job == row["job"]).values(**values))
+        still = (sessions.c.job == row["job"], sessions.c.state == ON)
+        if connection.execute(sessions.update().where(*still).values(**values)).rowcount != 1:
+            raise Refused(f"The session of student {student} has just ended; see `wodmail sessions`.")
     return _session({**row, **values}, now)
 
 

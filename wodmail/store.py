@@ -182,8 +182,15 @@ sessions = sa.Table(
     sa.Column("ends", sa.Float, nullable=False),
     sa.Column("reminded", sa.Boolean, nullable=False),
     sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("mail", sa.Text, nullable=False, default=""),
+    sa.Column("tries", sa.Integer, nullable=False, default=0),
+    sa.Column("again", sa.Float, nullable=False, default=0.0),
+    sa.Column("told", sa.Boolean, nullable=False, default=False),
 )
-"""A row a CREATE that is done; `remind` and `ends` are times of the session clock (wodmail/sessionclock.py)."""
+"""A row a CREATE that is done; `remind`, `ends` and `again` are times of the session clock (wodmail/sessionclock.py).
+
+`mail` is the CLEANUP's key in the spool; when it was refused, `tries` counts, and there is no other one before `again`.
+"""
 
 Row = Mapping[str, Any]
 

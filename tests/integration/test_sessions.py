@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from tests.apidb.site import ApiDbSite
 from tests.e2e.harness import Deployment
 from tests.support import wait_until
-from wodmail import registry, sessions
+from wodmail import registry, sessionends, sessions
 from wodmail.cli.main import run
 from wodmail.cli.root import root
 from wodmail.errors import Refused
 from wodmail.mail.spool import Spool
 from wodmail.overdue import Overdue
 from wodmail.sessionclock import reading
+from wodmail.sessionends import Ends
 from wodmail.sessions import Sessions
 
 pytestmark = pytest.mark.xdist_group("sessions")  # one server for all
@@ -142,24 +143,20 @@ def test_by_command(world: World) -> None:
 
 
 def test_a_crash_before_the_record_ends_a_session_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mail is stored, then everything ends: the next look sends it again, and that one is a duplicate."""
+    """The mail is stored, then everything ends; later looks find the CLEANUP in hand, or done."""
     world.begin(4)
 
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sessions, "_set", crash)
+        patch.setattr(Ends, "move", crash)
         with pytest.raises(KeyboardInterrupt):
             world.pass_time(2.1)
-    wait_until(lambda: world.cleanups(4) == ["done"], what="the CLEANUP")
-    # as if the look came before the CLEANUP had done anything
-    world.backend.one("CREATE 4 0")
-    world.keeper()._set({"job": 0}, state="on")
     world.pass_time(0)
-    states = wait_until(lambda: world.cleanups(4), what="requests")
-    assert states.count("done") == 1
-    assert world.backend.one("CLEANUP 4 0")["state"] == "done"
+    wait_until(lambda: world.cleanups(4) == ["done"], what="the CLEANUP")
+    world.pass_time(0.1)
+    assert (world.cleanups(4), world.backend.seat(4).active, world.left(4)) == (["done"], False, None)
 
 
 def test_the_same_cleanup_twice_is_one(world: World) -> None:
@@ -168,7 +165,7 @@ def test_the_same_cleanup_twice_is_one(world: World) -> None:
     settings = world.backend.settings
     spool = Spool(settings.WODSTATEDIR / "spool")
     for _ in range(2):
-        sessions.clean(settings, spool, 5, 0, "WKSHP-Test", "session-once")
+        sessionends.clean(settings, spool, 5, 0, "WKSHP-Test", "session-once")
     wait_until(lambda: sorted(world.cleanups(5)) == ["done", "duplicate"], what="one CLEANUP and its duplicate")
 
 

@@ -58,6 +58,8 @@ def validate(ctx: StepContext) -> StepResult:
         if spec.participant:
             services.registry.check_participant(spec.participant, spec.students[0], None)
         return _DONE
+    if spec.action is Action.CLEANUP:
+        earlier.check_session(services.store, spec)
     workshop = _workshop(ctx)
     if spec.participant:
         services.registry.check_participant(spec.participant, spec.students[0], spec.workshop)

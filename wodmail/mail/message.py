@@ -22,6 +22,7 @@ from wodmail.model import Action
 
 MAX_READ = 256 * 1024  # of a mail; Python's parser takes quadratic time for some, e.g. 16 s for 1 MiB of Content-Type
 MAX_TEXT = 64 * 1024  # the workshop is the first line; what comes after this much of a part is not looked at
+SESSION_HEADER = "X-WOD-Session"  # of the backend's own CLEANUPs (docs/sessions.md); it can only make one do less
 VOID = "VOID"  # what stands for the workshop where none is needed
 _MBOX_LINE = re.compile(rb">?From [^\n]*\n")
 _ENCODED = re.compile(r"=\?(?P<charset>[^?\s]*)\?(?P<how>[qQbB])\?(?P<text>[^?\s]*)\?=")

@@ -213,6 +213,18 @@ def render_write(settings: Settings, data: ReplyData, kind: str, write: Mapping[
     return _reply(settings, data, kind, f"Re: {data.quoted}: {_WRITES[kind]}", text)
 
 
+def render_session_refused(settings: Settings, data: ReplyData, session: int) -> EmailMessage:
+    """The mail that tells WODMONITOR that the CLEANUP at the end of a session was refused.
+
+    Args:
+        settings: see `render_result`.
+        data: the CLEANUP's request.
+        session: the job of the session's CREATE.
+    """
+    text = render_text("session-refused", data=data, session=session)
+    return _reply(settings, data, f"session-refused-{session}", f"Re: {data.quoted}: a session can't be ended", text)
+
+
 def _reply(settings: Settings, data: ReplyData, kind: str, subject: str, text: str) -> EmailMessage:
     return letter(
         settings,
