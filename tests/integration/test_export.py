@@ -168,20 +168,46 @@ def test_what_is_no_notebook_is_told(tmp_path: Path, data: bytes) -> None:
 
 
 def test_documents_lie_beside_their_notebooks(tmp_path: Path) -> None:
-    """Replaced at the next run; a link in their place is replaced, not followed; checkpoints are none."""
+    """Checkpoints and links are no notebooks; nothing else is left behind."""
     (tmp_path / "deep" / ".ipynb_checkpoints").mkdir(parents=True)
     (tmp_path / "deep" / ".ipynb_checkpoints" / "x-checkpoint.ipynb").write_bytes(said("old"))
     (tmp_path / "deep" / "x.ipynb").write_bytes(said("new"))
     (tmp_path / "evil.ipynb").symlink_to(tmp_path / "deep" / "x.ipynb")
-    victim = tmp_path / "victim"
-    victim.write_text("kept")
-    (tmp_path / "deep" / "x.pdf").symlink_to(victim)
     done = list(exporting.export(tmp_path, Form.PDF))
     assert [each.document for each in done] == ["deep/x.pdf"]
     document = tmp_path / "deep" / "x.pdf"
-    assert not document.is_symlink() and victim.read_text() == "kept"
     assert document.stat().st_mode & 0o777 == 0o644 and document.read_bytes().startswith(b"%PDF")
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".ipynb_checkpoints", "x.ipynb", "x.pdf"]
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_only_documents_of_ours_are_replaced(tmp_path: Path, form: Form) -> None:
+    """Slides that a workshop brings under the same name stay; a link is neither replaced nor followed."""
+    (tmp_path / "x.ipynb").write_bytes(said("first"))
+    ours, beside = tmp_path / f"x.{form}", tmp_path / f"x.wodmail.{form}"
+
+    def again(text: str) -> exporting.Exported:
+        (tmp_path / "x.ipynb").write_bytes(said(text))
+        (row,) = exporting.export(tmp_path, form)
+        return row
+
+    first, second = again("one"), ours.read_bytes()
+    assert (again("another text").document, first.document, first.note) == (ours.name, ours.name, "")
+    assert ours.read_bytes() != second
+    made = ours.read_bytes()
+    slides = {Form.PDF: b"%PDF-1.7 slides", Form.WORD: made.replace(b"docProps/core.xml", b"docProps/c0re.xml")}[form]
+    ours.write_bytes(slides)
+    for _ in range(2):
+        row = again("text")
+        assert (row.document, ours.read_bytes()) == (beside.name, slides)
+        assert f"{ours.name} was not made by an export" in row.note
+    ours.unlink()
+    ours.symlink_to(beside)
+    kept = beside.read_bytes()
+    assert again("other").document == beside.name and beside.read_bytes() != kept and ours.is_symlink()
+    beside.write_bytes(slides)
+    row = again("text")
+    assert (row.document, "no name left" in row.error, beside.read_bytes()) == ("", True, slides)
 
 
 def test_real_notebooks(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def _as_row(each: Exported) -> dict[str, object]:
         "size": each.size,
         "error": each.error,
         "cause": each.cause,
+        "note": each.note,
     }
 
 
@@ -127,7 +128,7 @@ def _tell(done: Sequence[Exported]) -> None:
     table.columns[0].overflow = table.columns[1].overflow = table.columns[3].overflow = "fold"
     for each in done:
         size = str((each.size + 1023) // 1024) if each.document else ""
-        remark = f"[red]{escape(each.error)}[/red]" if each.error else ""
+        remark = f"[red]{escape(each.error)}[/red]" if each.error else escape(each.note)
         table.add_row(escape(each.notebook), escape(each.document), size, remark)
     if table.rows:
         console.print(table)

@@ -28,6 +28,7 @@ from wodmail.errors import Failed
 from wodmail.exporting import cells, document, pictures
 from wodmail.exporting.apart import NO_MEMORY, Limits, apart, end_with_parent, words_of_end
 from wodmail.exporting.below import Folder
+from wodmail.exporting.marks import MARK
 from wodmail.exporting.pictures import Picture, UnfitError
 
 STYLE = Path(__file__).with_name("style.typ")
@@ -87,6 +88,8 @@ def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work:
 
     if form is Form.WORD:
         whole = document.with_pictures(tree, find, lambda picture: picture.url)
+        mark = {"t": "MetaInlines", "c": [{"t": "Str", "c": MARK}]}
+        whole["meta"] = {"keywords": {"t": "MetaList", "c": [mark]}}
         return _pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole))
     return _pdf(tree, find, title, ready.language, work)
 
@@ -148,7 +151,8 @@ def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str
         file.write_bytes(picture.data)
         return file.name
 
-    head = f'#import "style.typ": *\n#show: pages.with(title: {_quoted(title)}, language: {_quoted(language)})\n'
+    settings = f"title: {_quoted(title)}, language: {_quoted(language)}, mark: {_quoted(MARK)}"
+    head = f'#import "style.typ": *\n#show: pages.with({settings})\n'
     written = typst_text(tree, find, place, head)
     (text / "style.typ").write_bytes(STYLE.read_bytes())
     (text / "main.typ").write_text(written, encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wodmail.errors import Failed
-from wodmail.exporting import below
+from wodmail.exporting import below, marks
 from wodmail.exporting.apart import Limits
 from wodmail.exporting.below import Folder
 from wodmail.exporting.convert import LARGEST_NOTEBOOK, Form, document_of
@@ -31,6 +31,7 @@ class Exported:
         size: the document's size in bytes.
         error: why there is none, in words for whoever asked.
         cause: the same for the operator.
+        note: what else is to be said of the document, "" when there is nothing.
     """
 
     notebook: str
@@ -38,6 +39,7 @@ class Exported:
     size: int = 0
     error: str = ""
     cause: str = ""
+    note: str = ""
 
 
 def notebooks(folder: Folder) -> list[str]:
@@ -123,10 +125,22 @@ def export(
 def _exported(folder: Folder, form: Form, path: str, limits: Limits) -> Exported:
     where, _, name = path.rpartition("/")
     stem = name.removesuffix(".ipynb")
-    target = f"{where}/{stem}.{form}" if where else f"{stem}.{form}"
+    target, note = _target(folder, path.removesuffix(".ipynb"), form)
     data = document_of(_read(folder, path), form, folder, where, stem, limits)
     below.write(folder, target, data)
-    return Exported(path, target, len(data))
+    return Exported(path, target, len(data), note=note)
+
+
+def _target(folder: Folder, stem: str, form: Form) -> tuple[str, str]:
+    """Where a document goes without replacing what others made, and what is to be said of that."""
+    first, second = f"{stem}.{form}", f"{stem}.wodmail.{form}"
+    if marks.is_free(folder, first):
+        return first, ""
+    kept = f"{first.rpartition('/')[2]} was not made by an export and is left as it is."
+    if marks.is_free(folder, second):
+        return second, kept
+    other = second.rpartition("/")[2]
+    raise Failed(f"{kept} Neither was {other}: there is no name left for its document.", f"{first} and {second}")
 
 
 def _read(folder: Folder, path: str) -> bytes:
