@@ -2,7 +2,8 @@
 
 fail2ban's own action shuts an address out on this machine. What is kept here is the list over all its jails, and
 whether the firewall API (docs/fail2ban.md) knows: every ban and unban may be repeated, and one that the firewall did
-not take is owed to it until `Bans.sync`.
+not take is owed to it until `Bans.sync`. A change of the list takes a moment and waits for no network: it is noted,
+then the firewall is told, then what became of that is noted; what is told about one address keeps its order.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import IO, Literal, Protocol
 
 import psutil
 
@@ -32,7 +34,8 @@ Told = Literal["none", "banned", "owed-ban", "owed-unban"]
 STATE = Path("/var/lib/wod-fail2ban")
 FILE = "bans.json"
 VERSION = 1
-PATIENCE = 20.0  # seconds for another ban that is at work; fail2ban gives an action 60
+PATIENCE = 20.0  # seconds for who tells the firewall of the same address; fail2ban gives an action 60
+TELLING = 64  # locks for telling; addresses that share one wait for each other
 JAIL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -114,7 +117,7 @@ def protected(address: Address, settings: Settings, own: Callable[[], set[Addres
 
 
 class Bans:
-    """The list of bans, root's own; every change holds a lock, so that bans and unbans take their turns.
+    """The list of bans, root's own. One lock is held while the list is changed, one while an address is told.
 
     Args:
         folder: where bans.json is; made when it is missing, closed to others.
@@ -144,11 +147,13 @@ class Bans:
             Refused: the jail's name is none.
             WodmailError: the firewall did not take it; the ban is noted, and owed to it.
         """
+        name = _jail(jail)
         with self._changing() as bans:
             known = bans.setdefault(str(address), Ban(str(address)))
-            known.jails.setdefault(_jail(jail), datetime.now(UTC).isoformat(timespec="seconds"))
-            self._settle(bans, known)
-        return known
+            known.jails.setdefault(name, datetime.now(UTC).isoformat(timespec="seconds"))
+            self._note(bans, known)
+        self._tell(str(address))
+        return self._read().get(str(address), known)
 
     def unban(self, address: Address, jail: str | None) -> Ban | None:
         """Note that a jail wants the address shut out no more; when it was the last, tell the firewall.
@@ -164,16 +169,18 @@ class Bans:
             Refused: the jail's name is none.
             WodmailError: the firewall did not take it; that is noted, and owed to it.
         """
+        name = None if jail is None else _jail(jail)
         with self._changing() as bans:
             known = bans.get(str(address))
             if known is None:
                 return None
-            if jail is None:
+            if name is None:
                 known.jails.clear()
             else:
-                known.jails.pop(_jail(jail), None)
-            self._settle(bans, known)
-            return bans.get(str(address))
+                known.jails.pop(name, None)
+            self._note(bans, known)
+        self._tell(str(address))
+        return self._read().get(str(address))
 
     def sync(self) -> list[tuple[str, WodmailError]]:
         """Tell the firewall what is owed to it.
@@ -181,55 +188,97 @@ class Bans:
         Returns:
             What it did not take, and why.
         """
-        failed = []
         with self._changing() as bans:
+            addresses = list(bans)
             for known in list(bans.values()):
-                try:
-                    self._settle(bans, known)
-                except WodmailError as error:
-                    failed.append((known.address, error))
+                self._note(bans, known)
+        failed = []
+        for address in addresses:
+            try:
+                self._tell(address)
+            except WodmailError as error:
+                failed.append((address, error))
         return failed
 
-    def _settle(self, bans: dict[str, Ban], known: Ban) -> None:
-        """Bring the firewall to what the jails want; what is wanted is on disk before it is told."""
-        address = ipaddress.ip_address(known.address)
-        wanted = bool(known.jails)
-        if self._firewall is None:
-            if known.firewall == "owed-ban":
-                known.firewall = "none"
-        elif wanted and known.firewall != "banned":
-            known.firewall = "owed-ban"
-            self._write(bans)
-            self._firewall.ban(address)
-            known.firewall = "banned"
-        elif not wanted and known.firewall != "none":  # an owed ban may have arrived all the same
-            known.firewall = "owed-unban"
-            self._write(bans)
-            self._firewall.unban(address)
-            known.firewall = "none"
-        if not wanted and known.firewall == "none":
+    def _note(self, bans: dict[str, Ban], known: Ban) -> None:
+        """Write down what the jails want, as owed to the firewall unless it knows."""
+        if known.jails:
+            if known.firewall != "banned":
+                known.firewall = "none" if self._firewall is None else "owed-ban"
+        elif known.firewall == "none" or (self._firewall is None and known.firewall == "owed-ban"):
             bans.pop(known.address, None)
+        else:  # an owed ban may have arrived all the same
+            known.firewall = "owed-unban"
         self._write(bans)
+
+    def _tell(self, address: str) -> None:
+        """Tell the firewall what is owed to it about an address, and note that it knows."""
+        firewall = self._firewall
+        if firewall is None:
+            return
+        with self._telling(address):
+            while (owed := self._owed(address)) is not None:
+                if owed == "owed-ban":
+                    firewall.ban(ipaddress.ip_address(address))
+                else:
+                    firewall.unban(ipaddress.ip_address(address))
+                self._told(address, owed)
+
+    def _owed(self, address: str) -> Told | None:
+        known = self._read().get(address)
+        return known.firewall if known is not None and known.firewall.startswith("owed") else None
+
+    def _told(self, address: str, what: Told) -> None:
+        """Note that the firewall took it; when something else is wanted by now, that stays owed."""
+        with self._changing() as bans:
+            known = bans.get(address)
+            if known is None or known.firewall != what:
+                return
+            if what == "owed-ban":
+                known.firewall = "banned"
+            else:
+                bans.pop(address)
+            self._write(bans)
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Ban]]:
+        """The list, for as long as it takes to change it; nothing slow is done meanwhile."""
+        with self._locked("lock", "The list of bans is in use. Try again in a minute."):
+            yield self._read()
+
+    @contextmanager
+    def _telling(self, address: str) -> Iterator[None]:
+        words = f"Somebody still tells the firewall of {address}; what is wanted is noted. Later: wod-fail2ban-ip sync"
+        with self._locked(f"telling-{zlib.crc32(address.encode()) % TELLING}", words):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, busy: str) -> Iterator[None]:
+        with self._opened(name) as lock:
+            self._acquire(lock.fileno(), busy)
+            yield
+
+    def _opened(self, name: str) -> IO[str]:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (self._folder / "lock").open("a") as lock:
-                self._acquire(lock.fileno())
-                yield self._read()
+            return (self._folder / name).open("a")
         except OSError as error:
-            raise Failed(f"{self._folder} can't be written. Run this as root.", str(error)) from error
+            raise self._unwritable(error) from error
 
-    def _acquire(self, descriptor: int) -> None:
+    def _unwritable(self, error: OSError) -> Failed:
+        return Failed(f"{self._folder} can't be written. Run this as root.", str(error))
+
+    def _acquire(self, descriptor: int, busy: str) -> None:
         end = time.monotonic() + self._patience
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if time.monotonic() > end:
-                    raise Temporary("Another ban is still at work. Try again in a minute.") from error
+                    raise Temporary(busy) from error
                 time.sleep(0.05)
+            except OSError as error:
+                raise self._unwritable(error) from error
             else:
                 return
 
@@ -250,16 +299,19 @@ class Bans:
 
     def _write(self, bans: dict[str, Ban]) -> None:
         rows = [asdict(ban) for ban in bans.values()]
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=f".{FILE}.")
-        temporary = Path(name)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"version": VERSION, "bans": rows}, stream, indent=1)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self._folder / FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._folder, prefix=f".{FILE}.")
+            temporary = Path(name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                    json.dump({"version": VERSION, "bans": rows}, stream, indent=1)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                temporary.replace(self._folder / FILE)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
 
 def _loaded(row: dict[str, object]) -> Ban:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from tests.support import wait_until
 from wodmail import bans, firewallapi
 from wodmail.bans import Bans
 from wodmail.cli.fail2ban_ip import fail2ban_ip
@@ -189,7 +190,7 @@ def test_the_command_bans_lists_and_lets_in_again(call: Callable[..., Result], w
     state = tmp_path / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     assert TOKEN not in "".join(file.read_text(encoding="utf-8") for file in state.iterdir())
-    assert sorted(file.name for file in state.iterdir()) == ["bans.json", "lock"]
+    assert {file.name.partition("-")[0] for file in state.iterdir()} == {"bans.json", "lock", "telling"}
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "203.0.113.9", "::ffff:203.0.113.9", "nobody", "198.51.100.0/24"])
@@ -328,3 +329,79 @@ def test_bans_at_once_take_their_turns(tmp_path: Path, wall: Wall) -> None:
         thread.join()
     assert [ban.address for ban in Bans(tmp_path).all()] == [str(each) for each in addresses]
     assert len(wall.seen) == len(addresses)
+
+
+class Slow:
+    """A firewall that takes each call when it is let, and keeps the calls in their order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.at_it, self.go_on = threading.Event(), threading.Event()
+
+    def ban(self, address: bans.Address) -> None:
+        self._take(f"ban {address}")
+
+    def unban(self, address: bans.Address) -> None:
+        self._take(f"unban {address}")
+
+    def _take(self, call: str) -> None:
+        self.calls.append(call)
+        self.at_it.set()
+        assert self.go_on.wait(20)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Slow]:
+    """At work on the ban of a stranger, until it is let go on."""
+    wall = Slow()
+    thread = threading.Thread(target=Bans(tmp_path, wall).ban, args=(STRANGER, "sshd"))
+    thread.start()
+    assert wall.at_it.wait(20)
+    yield wall
+    wall.go_on.set()
+    thread.join()
+
+
+def test_while_the_firewall_is_silent_others_are_noted_and_told(tmp_path: Path, slow: Slow, wall: Wall) -> None:
+    quick = Bans(tmp_path, wall.api(), patience=0.0)
+    assert quick.ban(SIXTH, "sshd").firewall == "banned"
+    assert [(ban.address, ban.firewall) for ban in quick.all()] == [(str(STRANGER), "owed-ban"), (str(SIXTH), "banned")]
+    assert quick.unban(SIXTH, "sshd") is None
+    assert slow.calls == [f"ban {STRANGER}"] and len(wall.calls()) == 2
+
+
+def test_an_unban_behind_a_ban_that_is_told_is_told_after_it(tmp_path: Path, slow: Slow) -> None:
+    """It has no time to wait, and is noted all the same; who tells the ban goes on with what is owed then."""
+    with pytest.raises(Temporary, match="noted"):
+        Bans(tmp_path, slow, patience=0.0).unban(STRANGER, "sshd")
+    (left,) = Bans(tmp_path).all()
+    assert (left.jails, left.firewall) == ({}, "owed-unban")
+    slow.go_on.set()
+    wait_until(lambda: not Bans(tmp_path).all(), what="the unban")
+    assert slow.calls == [f"ban {STRANGER}", f"unban {STRANGER}"]
+
+
+def test_another_jail_s_ban_of_the_same_address_is_told_once(tmp_path: Path, slow: Slow) -> None:
+    other = threading.Thread(target=Bans(tmp_path, slow).ban, args=(STRANGER, "wod-jupyterhub"))
+    other.start()
+    wait_until(lambda: len(Bans(tmp_path).all()[0].jails) == 2, what="the other jail")
+    slow.go_on.set()
+    other.join()
+    (left,) = Bans(tmp_path).all()
+    assert (sorted(left.jails), left.firewall) == (["sshd", "wod-jupyterhub"], "banned")
+    assert slow.calls == [f"ban {STRANGER}"]
+
+
+def test_sync_holds_up_nobody(tmp_path: Path, wall: Wall) -> None:
+    """It tells many addresses of a firewall that takes its time; a new ban of another one is told meanwhile."""
+    for number in range(1, 4):
+        Bans(tmp_path).ban(ipaddress.ip_address(f"192.0.2.{number}"), "sshd")
+    silent = Slow()
+    syncing = threading.Thread(target=Bans(tmp_path, silent).sync)
+    syncing.start()
+    assert silent.at_it.wait(20)
+    assert Bans(tmp_path, wall.api(), patience=0.0).ban(STRANGER, "sshd").firewall == "banned"
+    silent.go_on.set()
+    syncing.join()
+    assert silent.calls == [f"ban 192.0.2.{number}" for number in range(1, 4)]
+    assert {ban.firewall for ban in Bans(tmp_path).all()} == {"banned"}
