@@ -1,4 +1,4 @@
-"""`wodmail` whose server looks after sessions every WODMAIL_TEST_SESSIONS_EVERY seconds (inf: never)."""
+"""`wodmail` whose server looks after sessions (or overdue seats) each WODMAIL_TEST_SESSIONS_EVERY seconds, or never: inf."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from wodmail import server
 from wodmail.cli.main import main
 
 if __name__ == "__main__":
-    server.SESSIONS_EVERY = float(os.environ["WODMAIL_TEST_SESSIONS_EVERY"])
+    server.SESSIONS_EVERY = server.OVERDUE_EVERY = float(os.environ["WODMAIL_TEST_SESSIONS_EVERY"])
     sys.exit(main())

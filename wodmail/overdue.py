@@ -1,14 +1,18 @@
 """With an API-DB: seats whose participants' time is over and that nobody cleans (docs/sessions.md).
 
-The frontend ends sessions there. When its CLEANUP doesn't come within an hour, WODMONITOR is told, once a participant,
-and with WODSELFCLEAN the backend sends the CLEANUP itself.
+The frontend ends sessions there. When its CLEANUP doesn't come within an hour, WODMONITOR is told, and with
+WODSELFCLEAN the backend sends the CLEANUP itself: each once for a participant's end. What is to be told is noted before
+anything is cleaned, as nobody could find it afterwards.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -57,20 +61,31 @@ class Overdue:
             Temporary: registry, database or spool are not to be had; the next look does it.
         """
         moment = time.time() if now is None else now
-        found = self._registry.overdue(moment - GRACE)
-        new = [seat for seat in found if not self._known(seat) and not self._at_work(seat)]
-        for seat in new:
-            log.warning("session-overdue", student=seat.student, participant=seat.participant, workshop=seat.workshop)
-            if self._settings.WODSELFCLEAN:
-                self._clean(seat)
-        if new and self._tell(new, moment):
-            self._remember(new)
+        found = [seat for seat in self._registry.overdue(moment - GRACE) if not self._at_work(seat)]
+        marks = self._marks()
+        new = [seat for seat in found if self._name(seat) not in marks]
+        self._note(new)
+        if self._settings.WODSELFCLEAN:
+            for seat in found:
+                if not marks.get(self._name(seat), {}).get("cleaned"):
+                    self._clean(seat)
+        self._tell(moment)
         return new
 
+    def _note(self, seats: Sequence[Seat]) -> None:
+        """Write down that these are to be told."""
+        with self._store.transaction() as connection:
+            for seat in seats:
+                value = {"seat": asdict(seat), "told": "", "cleaned": ""}
+                connection.execute(facts.insert(), {"name": self._name(seat), "value": json.dumps(value)})
+        for seat in seats:
+            log.warning("session-overdue", student=seat.student, participant=seat.participant, workshop=seat.workshop)
+
     def _clean(self, seat: Seat) -> None:
-        workshop = seat.workshop or ""
-        mark = f"overdue-{seat.participant}-{seat.student}"
-        sessionends.clean(self._settings, self._spool, seat.student, seat.participant, workshop, mark)
+        """After a crash between the two lines the second CLEANUP is a duplicate."""
+        mark = f"overdue-{seat.participant}-{seat.student}-{_end(seat)}"
+        sessionends.clean(self._settings, self._spool, seat.student, seat.participant, seat.workshop or "", mark)
+        self._mark([self._name(seat)], "cleaned")
 
     def _at_work(self, seat: Seat) -> bool:
         """Whether a CLEANUP or PURGE of that student waits or runs."""
@@ -83,24 +98,43 @@ class Overdue:
         return self._store.row(query.limit(1)) is not None
 
     def _name(self, seat: Seat) -> str:
-        return f"overdue:{self._store.backend}:{seat.participant}"
+        """An end that is moved and passes again is another one."""
+        return f"{self._prefix}{seat.participant}:{_end(seat)}"
 
-    def _known(self, seat: Seat) -> bool:
-        return self._store.row(sa.select(facts.c.name).where(facts.c.name == self._name(seat))) is not None
+    @property
+    def _prefix(self) -> str:
+        return f"overdue-end:{self._store.backend}:"
 
-    def _remember(self, seats: Sequence[Seat]) -> None:
+    def _marks(self) -> dict[str, dict[str, Any]]:
+        """What is known of ends that were seen before, by name."""
+        query = sa.select(facts).where(facts.c.name.startswith(self._prefix, autoescape=True)).order_by(facts.c.name)
+        return {row["name"]: json.loads(row["value"]) for row in self._store.rows(query)}
+
+    def _mark(self, names: Sequence[str], what: str) -> None:
+        """Note that ends were told, or cleaned."""
         with self._store.transaction() as connection:
-            for seat in seats:
-                connection.execute(facts.insert(), {"name": self._name(seat), "value": iso()})
+            for name in names:
+                same = facts.c.name == name
+                value = json.loads(connection.execute(sa.select(facts.c.value).where(same)).scalar_one())
+                connection.execute(facts.update().where(same).values(value=json.dumps({**value, what: iso()})))
 
-    def _tell(self, seats: Sequence[Seat], moment: float) -> bool:
-        """Mail WODMONITOR; returns whether nothing more is to be tried."""
-        if not self._settings.WODMONITOR:
-            return True
-        values = {"seats": seats, "cleaned": self._settings.WODSELFCLEAN}
-        count = len(seats)
-        subject = f"{count} seat{'s' if count > 1 else ''} overdue: no CLEANUP came"
-        trouble = notice.tell(self._settings, TEMPLATE, subject, values, datetime.fromtimestamp(moment, UTC))
+    def _tell(self, moment: float) -> None:
+        """Mail WODMONITOR what it does not know yet; a mail that can't be sent is tried again at the next look."""
+        untold = {name: mark for name, mark in self._marks().items() if not mark["told"]}
+        if not untold:
+            return
+        trouble = ""
+        if self._settings.WODMONITOR:
+            seats = [{**mark["seat"], "cleaned": bool(mark["cleaned"])} for mark in untold.values()]
+            count = len(seats)
+            subject = f"{count} seat{'s' if count > 1 else ''} overdue: no CLEANUP came"
+            at = datetime.fromtimestamp(moment, UTC)
+            trouble = notice.tell(self._settings, TEMPLATE, subject, {"seats": seats}, at)
         if trouble:
             log.warning("overdue-untold", cause=trouble)
-        return not trouble
+        else:
+            self._mark(list(untold), "told")
+
+
+def _end(seat: Seat) -> int:
+    return int(seat.ends or 0)

@@ -19,6 +19,7 @@ from wodmail import registry, sessionends, sessions
 from wodmail.cli.main import run
 from wodmail.cli.root import root
 from wodmail.errors import Refused
+from wodmail.mail import notice
 from wodmail.mail.spool import Spool
 from wodmail.overdue import Overdue
 from wodmail.sessionclock import reading
@@ -250,3 +251,111 @@ def test_with_an_api_db_it_is_watched(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["wodmail", "sessions", "--config", str(backend.file)])
         assert run(root, "wodmail") == 1
+
+
+class Watched:
+    """A backend beside an API-DB, without its server: two participants at work, whose time is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.api = ApiDbSite(folder, base=1000)
+        self.backend = Deployment(folder, WODMONITOR="ops@example.org", **self.api.keys)
+        self.backend.workshop("WKSHP-Plain")
+        self.api.add_workshop("WKSHP-Plain")
+        self.api.add_students(range(1, 5))
+        self.now = time.time()
+        self.people = {student: self.api.add_customer("WKSHP-Plain", student) for student in (1, 2)}
+        for student in self.people:
+            self.ends(student, 2.0)
+        self.api.start()
+        self.backend.store.migrate()
+        self.spool = Spool(self.backend.settings.WODSTATEDIR / "spool")
+
+    def ends(self, student: int, hours: float) -> None:
+        """The student's participant is at work, and the time was over so long ago."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self.now - hours * 3600))
+        self.api.update("customers", self.people[student], active=True, endDate=moment)
+
+    def look(self, **settings: Any) -> list[int]:
+        """As after each restart; the students that are newly overdue."""
+        known = self.backend.settings.model_copy(update=settings)
+        seats = registry.for_settings(known, self.backend.store)
+        try:
+            return [seat.student for seat in Overdue(known, self.backend.store, seats, self.spool).look(self.now)]
+        finally:
+            seats.close()
+
+    def sent(self) -> list[str]:
+        """The subjects of the CLEANUPs that lie in the spool."""
+        raws = [self.spool.read(key).raw.decode() for key in self.spool.new()]
+        return sorted(line for raw in raws for line in raw.splitlines() if line.startswith("Subject: "))
+
+    def told(self) -> list[str]:
+        """The texts of the mails to WODMONITOR."""
+        return [str(mail.get_payload(decode=True), "utf-8") for mail in self.backend.outbox()]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    made = Watched(tmp_path)
+    yield made
+    made.backend.close()
+    made.api.stop()
+
+
+def test_without_selfclean_it_only_watches_and_cleans_once_that_is_on(watched: Watched) -> None:
+    """As its own mail says; those that were told before, too, and each once."""
+    assert (watched.look(), watched.sent(), len(watched.told())) == ([1, 2], [], 1)
+    assert "would do it itself" in watched.told()[0]
+    assert (watched.look(), watched.sent()) == ([], [])
+    both = [f"Subject: CLEANUP {student} {watched.people[student]}" for student in (1, 2)]
+    for _ in range(2):
+        assert watched.look(WODSELFCLEAN=True) == []
+        assert (watched.sent(), len(watched.told())) == (both, 1)
+
+
+def test_an_end_that_is_moved_and_passes_again_is_told_and_cleaned_again(watched: Watched) -> None:
+    assert watched.look(WODSELFCLEAN=True) == [1, 2]
+    watched.ends(1, 0.5)
+    assert watched.look(WODSELFCLEAN=True) == []
+    watched.ends(1, 1.5)
+    assert watched.look(WODSELFCLEAN=True) == [1]
+    assert (len(watched.sent()), len(watched.told())) == (3, 2)
+    raws = [watched.spool.read(key).raw for key in watched.spool.new()]
+    assert len({line for raw in raws for line in raw.splitlines() if line.startswith(b"Message-ID")}) == 3
+
+
+def test_what_was_cleaned_is_told_after_a_crash_and_a_mail_server_that_was_away(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the seats are clean, and the API-DB says nothing of them any more."""
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Overdue, "_tell", crash)
+        with pytest.raises(KeyboardInterrupt):
+            watched.look(WODSELFCLEAN=True)
+    for participant in watched.people.values():
+        watched.api.update("customers", participant, active=False, cleaned=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(notice, "tell", lambda *_: "the mail server is away")
+        assert watched.look(WODSELFCLEAN=True) == []
+    assert (len(watched.sent()), watched.told()) == (2, [])
+    for _ in range(2):
+        assert watched.look() == []
+        (text,) = watched.told()
+        assert text.count("(cleaned by the backend)") == 2 and "would do it itself" not in text
+
+
+def test_the_server_itself_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WODMAIL_TEST_SESSIONS_EVERY", "0.1")
+    watched = Watched(tmp_path)
+    try:
+        watched.backend.start(module="tests.sessionserver")
+        (text,) = wait_until(watched.told, what="the mail to WODMONITOR")
+        assert f"participant {watched.people[1]}" in text and "would do it itself" in text
+        assert watched.backend.requests() == []
+    finally:
+        watched.backend.close()
+        watched.api.stop()

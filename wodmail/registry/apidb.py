@@ -249,7 +249,7 @@ class ApiDbRegistry:
         last = {each.student_id: each.id for each in sorted(found, key=lambda each: each.id)}
         first, highest = self._students
         return [
-            Seat(each.student_id - self._base, True, each.workshop or None, each.id, each.active)
+            Seat(each.student_id - self._base, True, each.workshop or None, each.id, each.active, ends=each.ends)
             for each in found
             if each.active
             and not each.cleaned

@@ -19,6 +19,7 @@ class Seat:
         participant: who has it, 0 when nobody is known by number.
         active: whether somebody works there now.
         since: when that began, ISO 8601 in UTC; None when never used or unknown.
+        ends: when the participant's time is over, seconds since 1970; said by `Registry.overdue` only.
     """
 
     student: int
@@ -27,6 +28,7 @@ class Seat:
     participant: int = 0
     active: bool = False
     since: str | None = None
+    ends: float | None = None
 
 
 @runtime_checkable
