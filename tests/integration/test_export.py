@@ -43,6 +43,12 @@ def pdf_text(data: bytes) -> str:
     return subprocess.run(argv, input=data, capture_output=True, check=True).stdout.decode()
 
 
+def svg(inner: str) -> bytes:
+    """A drawing with that in it."""
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {spaces} width="20" height="10">{inner}</svg>'.encode()
+
+
 def pictures_in(docx: bytes) -> list[bytes]:
     with zipfile.ZipFile(io.BytesIO(docx)) as archive:
         return [archive.read(name) for name in archive.namelist() if name.startswith("word/media/")]
@@ -131,17 +137,50 @@ def test_pictures_of_other_machines_become_links(tmp_path: Path) -> None:
     [
         (b"MZ\x90", "no picture"),
         (png()[:60], "broken"),
-        (b'<svg xmlns="x"><image href="/etc/passwd"/></svg>', "outside itself"),
+        (svg('<image href="/etc/passwd"/>'), "outside itself"),
+        (svg('<image xlink:href="file:///etc/passwd"/>'), "outside itself"),
+        (svg('<use href="http://example.org/a.svg#a"/>'), "outside itself"),
+        (svg('<image href="data:image/svg+xml;base64,AAAA"/>'), "outside itself"),
+        (svg('<style>@import "http://example.org/a.css";</style>'), "outside itself"),
+        (svg("<style>a { fill: u\\72l(http://example.org/a) }</style>"), "outside itself"),
+        (svg('<rect fill="url( http://example.org/a#b )"/>'), "outside itself"),
+        (svg("<rect style=\"fill: url('other.svg#g')\"/>"), "outside itself"),
+        (b'<svg xmlns="x"/>', "no drawing"),
+        (svg("<rect>"), "broken"),
         (b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>', "no picture"),
         (b"\x89PNG\r\n" + b"x" * 21 * 2**20, "larger"),
         (png((9000, 9000)), "no picture|million"),
     ],
-    ids=["program", "torn", "reference", "entity", "large", "bomb"],
 )
 def test_unfit_pictures_are_not_taken(data: bytes, words: str) -> None:
     """Each with its reason."""
     with pytest.raises(UnfitError, match=words):
         fit(data)
+
+
+def test_of_drawings_what_draws_is_taken() -> None:
+    """References within stay; what loads, moves or runs something, and other vocabularies, are left out."""
+    doctype = b'<!DOCTYPE svg SYSTEM "http://example.org/a.dtd">'
+    inner = """
+    <defs><linearGradient id="g"><stop offset="0"/></linearGradient></defs><style>* { stroke: red }</style>
+    <rect fill="url('#g')" style='stroke: url("#g")' onclick="kept()" xml:base="http://example.org/"/>
+    <use xlink:href="#g"/><image href="data:image/png;base64,AAAA"><set attributeName="href" to="http://example.org/"/>
+    <animate attributeName="href" values="http://example.org/"/></image><text xml:space="preserve">Grüße</text>
+    <script href="http://example.org/a.js">kept()</script><foreignObject><p>kept</p></foreignObject>
+    <other xmlns="http://example.org/other" href="http://example.org/"/>
+    """
+    taken = fit(b'<?xml version="1.0"?>' + doctype + svg(inner)).data.decode()
+    for words in (
+        "url('#g')",
+        'url("#g")'.replace('"', "&quot;"),
+        'xlink:href="#g"',
+        "data:image/png",
+        "stroke: red",
+        "Grüße",
+    ):
+        assert words in taken, words
+    for words in ("example.org", "kept", "DOCTYPE", "animate", "<set"):
+        assert words not in taken, words
 
 
 def test_an_unfit_picture_spoils_no_document(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from PIL import Image, UnidentifiedImageError
 
 from wodmail.exporting.below import Folder, opened
+from wodmail.exporting.drawings import DrawingError, plain
 
 LARGEST = 20 * 1024 * 1024
 MOST_PIXELS = 50_000_000
@@ -25,12 +26,6 @@ _SVG = re.compile(
     \A (\xef\xbb\xbf)? \s* (<\?xml[^>]*>\s*)? (<!--.*?-->\s*)* (<!DOCTYPE[^>\[]*>\s*)? <svg[\s>]
     """,
     re.DOTALL | re.VERBOSE,
-)
-_OUTSIDE = re.compile(
-    rb"""
-    <!ENTITY | <script | <foreignObject | (href|src)\s*=\s*["'](?!\#|data:) | url\(\s*["']?(?!\#|data:)
-    """,
-    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -61,7 +56,8 @@ def fit(data: bytes) -> Picture:
     """A picture from its bytes, whatever its name says it is.
 
     Args:
-        data: PNG, JPEG, GIF, WebP (which becomes PNG) or SVG that refers to nothing outside itself.
+        data: PNG, JPEG, GIF, WebP (which becomes PNG) or SVG that refers to nothing outside itself
+            (of which remains what draws).
 
     Raises:
         UnfitError: too large, broken, or of another kind.
@@ -69,9 +65,10 @@ def fit(data: bytes) -> Picture:
     if len(data) > LARGEST:
         raise UnfitError(f"larger than {LARGEST // 2**20} MiB")
     if _SVG.match(data):
-        if _OUTSIDE.search(data):
-            raise UnfitError("a drawing that refers to something outside itself")
-        return Picture(data, "svg")
+        try:
+            return Picture(plain(data), "svg")
+        except DrawingError as error:
+            raise UnfitError(str(error)) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
