@@ -16,6 +16,7 @@ PROGRAMS = {
     "nc": ("nc.openbsd", "netcat-openbsd"),
     "nc-traditional": ("nc.traditional", "netcat-traditional"),
     "fail2ban-regex": ("fail2ban-regex", "fail2ban"),
+    "fail2ban-server": ("fail2ban-server", "fail2ban"),
     "ip": ("ip", "iproute2"),
     "node": ("node", "nodejs"),
     "pdftotext": ("pdftotext", "poppler-utils"),

@@ -1,4 +1,4 @@
-"""`wodmail` whose server looks after sessions (or overdue seats) each WODMAIL_TEST_SESSIONS_EVERY seconds, or never: inf."""
+"""`wodmail` whose server looks after sessions (or overdue seats) every WODMAIL_TEST_SESSIONS_EVERY seconds."""
 
 from __future__ import annotations
 

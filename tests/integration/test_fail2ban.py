@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import configparser
 import ipaddress
+import json
+import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -166,3 +171,118 @@ def test_the_jails_read_what_root_wrote_and_spare_whom_they_must() -> None:
     action.read_string(filled("fail2ban-action.conf.j2"))
     calls = [action["Definition"][f"action{what}"] for what in ("ban", "unban")]
     assert calls == [f"/usr/local/bin/wod-fail2ban-ip {what} --jail <name> <ip>" for what in ("ban", "unban")]
+
+
+class Jail:
+    """A fail2ban of the test's own with our jail, filter and action: everything it has is in a folder.
+
+    It reads a file instead of the journal, and has no action but ours: nothing of this machine changes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder / "hub.log"
+        self.log.touch()
+        self._server = require("fail2ban-server")
+        conf, client = folder / "conf", Path(self._server).with_name("fail2ban-client")
+        self.client = [str(client), "-c", str(conf), "-s", str(folder / "socket")]
+        for name in ("action.d", "filter.d"):
+            (conf / name).mkdir(parents=True)
+        (conf / "filter.d" / "wod-jupyterhub.conf").write_text(filled("fail2ban-filter.conf.j2"), encoding="utf-8")
+        action = filled("fail2ban-action.conf.j2").replace("/usr/local/bin/wod-fail2ban-ip", str(self._program()))
+        (conf / "action.d" / "wod-fail2ban-ip.conf").write_text(action, encoding="utf-8")
+        with (conf / "jail.conf").open("w", encoding="utf-8") as file:
+            self._jail().write(file)
+        places = {name: folder / name for name in ("socket", "pidfile", "dbfile")}
+        lines = [f"{name} = {file}" for name, file in places.items()]
+        text = "\n".join(["[Definition]", "loglevel = INFO", "syslogsocket = auto", "dbpurgeage = 1d", *lines])
+        (conf / "fail2ban.conf").write_text(f"{text}\nlogtarget = {folder / 'fail2ban.log'}\n", encoding="utf-8")
+        self.conf = conf
+
+    def _program(self) -> Path:
+        """`wod-fail2ban-ip` as installed, with places in the folder."""
+        file, config = self.folder / "wod-fail2ban-ip", self.folder / "wod.yml"
+        config.write_text("WODSANDBOX: true\n", encoding="utf-8")
+        ours = f"--state {self.state} --firewall {self.folder / 'firewall.yml'}"
+        call = f'exec {shlex.quote(sys.executable)} -m wodmail fail2ban-ip "$verb" {ours}'
+        file.write_text(
+            f'#!/bin/sh\nverb=$1; shift\n[ "$verb" = unban ] || {call} --config {config} "$@"\n{call} "$@"\n',
+            encoding="utf-8",
+        )
+        file.chmod(0o755)
+        return file
+
+    def _jail(self) -> configparser.RawConfigParser:
+        jails = configparser.RawConfigParser()
+        jails.read_string(filled("fail2ban-jail.conf.j2"))
+        jails.remove_section("sshd")
+        ours = jails["wod-jupyterhub"]
+        ours["action"] = ours["action"].replace("%(action_)s\n", "")
+        ours.update({"backend": "polling", "logpath": str(self.log)})
+        return jails
+
+    @property
+    def state(self) -> Path:
+        """Where the list of bans is."""
+        return self.folder / "state"
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """fail2ban runs, and our jail is ready."""
+        command = [self._server, "-f", "-c", self.conf, "-s", self.folder / "socket", "-p", self.folder / "pidfile"]
+        with (self.folder / "out.log").open("wb") as out:
+            process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=out, stderr=out)
+        try:
+            wait_until(lambda: self.ask("status", "wod-jupyterhub") or process.poll() is not None, what="the jail")
+            assert process.poll() is None, (self.folder / "out.log").read_text(encoding="utf-8")
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+    def ask(self, *words: str) -> str:
+        """What `fail2ban-client` says; nothing when it fails."""
+        done = subprocess.run([*self.client, *words], capture_output=True, encoding="utf-8", check=False)
+        return "" if done.returncode else done.stdout
+
+    def write(self, lines: list[str]) -> None:
+        """Lines of the hub, of now, as the journal has them."""
+        stamp = time.strftime("%b %d %H:%M:%S")
+        with self.log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{stamp} backend jupyterhub[4711]: {line}\n" for line in lines)
+
+    def banned(self) -> dict[str, list[str]]:
+        """Our list: the jails of each address."""
+        file = self.state / "bans.json"
+        rows = json.loads(file.read_text(encoding="utf-8"))["bans"] if file.exists() else []
+        return {row["address"]: list(row["jails"]) for row in rows}
+
+
+def test_fail2ban_itself_bans_and_lets_in_again(tmp_path: Path) -> None:
+    """By our jail's own numbers: 60 failures ban, one fewer does not, nor does who is spared."""
+    jail = Jail(tmp_path)
+    guesser, few, spared = "198.51.100.1", "198.51.100.2", "192.0.2.80"
+    with jail.at_work():
+        for address, count in ((spared, 70), (few, 59), (guesser, 60)):
+            jail.write([FAKE.replace(VICTIM, address)] * count)
+        wait_until(lambda: jail.banned(), what="the ban")
+        assert jail.banned() == {guesser: ["wod-jupyterhub"]}
+        assert guesser in jail.ask("status", "wod-jupyterhub")
+        assert jail.ask("set", "wod-jupyterhub", "unbanip", guesser)
+        wait_until(lambda: not jail.banned(), what="the unban")
+        jail.write([FAKE.replace(VICTIM, few)])
+        wait_until(lambda: jail.banned() == {few: ["wod-jupyterhub"]}, what="the ban of the other")
+    said = (tmp_path / "fail2ban.log").read_text(encoding="utf-8")
+    assert " ERROR " not in said and f"Ban {guesser}" in said and f"Unban {guesser}" in said
+    assert jail.banned() == {}  # fail2ban lets everybody in when it ends
+
+
+def test_fail2ban_bans_whom_the_hub_s_own_lines_name(logged: list[str], tmp_path: Path) -> None:
+    """All lines that a real hub has written about the attempts, again and again; loopback is spared."""
+    jail = Jail(tmp_path)
+    lines = [line for line in logged if line]
+    with jail.at_work():
+        jail.write(lines * 60)
+        wait_until(lambda: jail.banned(), what="the ban")
+        assert jail.banned() == {"198.51.100.7": ["wod-jupyterhub"]}
+        said = jail.ask("status", "wod-jupyterhub")
+        assert "198.51.100.7" in said and VICTIM not in said
