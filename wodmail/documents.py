@@ -21,6 +21,7 @@ from wodmail.students.exports import Document
 
 MOST = 10 * 1024 * 1024
 """Bytes of documents that one mail holds at most, before they are encoded."""
+_HEADERS = 1024
 _INDEX = "index.json"
 _ABANDONED = 3600.0
 
@@ -149,18 +150,34 @@ class Documents:
 
 
 def within(found: Iterable[Kept], most: int) -> list[Kept]:
-    """The documents, those that go beyond a mail's size without their content (pure).
+    """The documents, those that go beyond a mail's size without their content: the small ones stay (pure).
 
     Args:
-        found: in the order in which they are taken.
+        found: in the order in which they are named.
         most: bytes of all that keep their content.
     """
-    chosen = []
-    for each in found:
-        fits = each.data is not None and len(each.data) <= most
-        most -= len(each.data) if fits and each.data is not None else 0
-        chosen.append(each if fits else replace(each, data=None))
-    return chosen
+    every = list(found)
+    chosen = set()
+    for number in sorted(range(len(every)), key=lambda each: every[each].size):
+        data = every[number].data
+        if data is not None and len(data) <= most:
+            most -= len(data)
+            chosen.add(number)
+    return [each if number in chosen else replace(each, data=None) for number, each in enumerate(every)]
+
+
+def room(largest: int, others: int, count: int) -> int:
+    """How many bytes of documents a mail may hold (pure).
+
+    Args:
+        largest: bytes that the mail server takes.
+        others: bytes of the mail without documents.
+        count: how many documents there are; each has headers of its own.
+
+    Returns:
+        0 or more: base64 makes 78 bytes of 57, line ends included (RFC 2045 section 6.8).
+    """
+    return max(0, (largest - others - count * _HEADERS) * 57 // 78)
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -81,6 +81,7 @@ class Event(StrEnum):
     REPLY_FAILED = "reply-failed"
     REPLY_FAULT = "reply-fault"
     REPLY_SENT = "reply-sent"
+    REPLY_WITH_FEWER_DOCUMENTS = "reply-with-fewer-documents"
     REPLY_WITHOUT_DOCUMENTS = "reply-without-documents"
     REQUEST_ACCEPTED = "request-accepted"
     REQUEST_DUPLICATE = "request-duplicate"

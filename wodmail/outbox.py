@@ -17,7 +17,7 @@ from wodmail.errors import Failed, Refused, Temporary
 from wodmail.jobs.services import Services
 from wodmail.mail import reply
 from wodmail.mail.reply import CredentialsData, DocumentReport, JobReport, PlanStep, ReplyData, StepReport
-from wodmail.mail.send import Sender
+from wodmail.mail.send import Sender, TooLarge
 from wodmail.model import State
 from wodmail.requests import forget_secrets
 from wodmail.store import mails, requests
@@ -32,6 +32,7 @@ CREDENTIALS_A_DAY = 20
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 15 * 60.0
 GIVE_UP_AFTER = 5 * DAY
 _NOT_TAKEN = "The mail server did not take them with this mail. They are in the workshop's folder."
+_SERVER_TAKES = "The mail server takes no larger mails. What is left out is in the workshop's folder."
 
 
 def pause_after(tries: int) -> float:
@@ -99,23 +100,37 @@ class Outbox:
         if kind != "result" or request["action"] not in exporting.FORMS:
             self._sender.send(self._render(kind, row, request, data), row["recipient"])
             return
-        data = self._with_documents(request, data)
+        data = self._fitting(row, request, self._with_documents(request, data))
         try:
-            self._sender.send(self._render(kind, row, request, data), row["recipient"])
+            try:
+                self._sender.send(self._render(kind, row, request, data), row["recipient"])
+            except TooLarge as error:
+                # The server did not say how much it takes: half of it, once.
+                log.warning("reply-with-fewer-documents", request=request["id"], cause=error.operator)
+                data = _with_less(data, sum(len(each.data or b"") for each in data.documents) // 2, _SERVER_TAKES)
+                self._sender.send(self._render(kind, row, request, data), row["recipient"])
         except Failed as error:
             if all(each.data is None for each in data.documents):
                 raise
             log.warning("reply-without-documents", request=request["id"], cause=error.operator)
-            bare = tuple(replace(each, data=None) for each in data.documents)
-            data = replace(data, documents=bare, left_out=_NOT_TAKEN)
-            self._sender.send(self._render(kind, row, request, data), row["recipient"])
+            self._sender.send(self._render(kind, row, request, _with_less(data, 0, _NOT_TAKEN)), row["recipient"])
+
+    def _fitting(self, row: dict[str, Any], request: dict[str, Any], data: ReplyData) -> ReplyData:
+        """With no more documents than the mail server says it takes."""
+        sizes = [len(each.data) for each in data.documents if each.data is not None]
+        largest = self._sender.largest() if sizes else None
+        if largest is None:
+            return data
+        bare = self._render("result", row, request, _with_less(data, 0, _NOT_TAKEN))
+        room = documents.room(largest, len(bare.as_bytes(policy=bare.policy.clone(linesep="\r\n"))), len(sizes))
+        return data if sum(sizes) <= room else _with_less(data, room, _SERVER_TAKES)
 
     def _with_documents(self, request: dict[str, Any], data: ReplyData) -> ReplyData:
         """With what the request's jobs have made, in all no more than a mail may hold."""
         found = documents.within(
             (each for job in request["jobs"] for each in self._services.documents.get(job["id"])), documents.MOST
         )
-        reports = tuple(DocumentReport(each.student, each.path, each.size, each.data) for each in found)
+        reports = tuple(map(_reported, found))
         most = f"{documents.MOST / 2**20:g} MiB"
         words = f"This mail holds {most} of documents at most. What is left out is in the workshop's folder."
         return replace(data, documents=reports, left_out=words if any(each.data is None for each in found) else "")
@@ -254,6 +269,16 @@ class Outbox:
             turn=row["round"],
         )
         return reply.render_credentials(self._settings, told)
+
+
+def _reported(kept: documents.Kept) -> DocumentReport:
+    return DocumentReport(kept.student, kept.path, kept.size, kept.data)
+
+
+def _with_less(data: ReplyData, most: int, words: str) -> ReplyData:
+    """With no more bytes of documents than that, and why."""
+    found = documents.within((documents.Kept(e.student, e.path, e.size, e.data) for e in data.documents), most)
+    return replace(data, documents=tuple(map(_reported, found)), left_out=words)
 
 
 def _plan_of(jobs: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[PlanStep]]]:

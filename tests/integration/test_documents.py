@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope
 
 from tests.e2e.harness import SENDER, Deployment
+from tests.support import free_port
 from wodmail import documents, requests, store
 from wodmail.documents import Documents
 from wodmail.errors import Failed, Temporary
 from wodmail.jobs.services import Services
 from wodmail.logs import Masker
-from wodmail.mail.send import Sender
+from wodmail.mail.send import Sender, TooLarge
 from wodmail.model import State
 from wodmail.outbox import Outbox
 from wodmail.requests import NewRequest, accept
@@ -34,6 +40,10 @@ class Taken(Sender):
     def __init__(self, says: Callable[[EmailMessage], None] = lambda _mail: None) -> None:
         self.mails: list[EmailMessage] = []
         self._says = says
+
+    def largest(self) -> int | None:
+        """As much as anybody wants."""
+        return None
 
     def send(self, mail: EmailMessage, to: str) -> None:
         """Keep it."""
@@ -127,6 +137,79 @@ def test_a_mail_that_is_too_large_for_the_server_comes_without_documents(service
     assert "student3: b.pdf, 1 KiB: left out" in mail.as_string()
     assert "The mail server did not take them" in mail.as_string()
     assert services.documents.get(job) == []
+
+
+def test_a_server_that_refuses_the_size_gets_what_is_smaller(services: Services) -> None:
+    """552 without having said how much it takes: half of it is tried, once; the small documents are kept."""
+    refused = []
+
+    def refuse(mail: EmailMessage) -> None:
+        if len(attached(mail)) > 1:
+            refused.append(mail)
+            raise TooLarge("The mail server refused the mail.", "552 too large")
+
+    ended(services, (3,))
+    taken = Taken(refuse)
+    Outbox(services, taken).run()
+    (mail,) = taken.mails
+    assert (len(refused), attached(mail)) == (1, {"b.pdf": b"678"})
+    assert "student3: 1 é/a.pdf, 1 KiB: left out" in next(mail.iter_parts()).get_content()
+    assert "The mail server takes no larger mails." in next(mail.iter_parts()).get_content()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_documents_reach_a_real_server_with_a_limit(
+    services: Services, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """One that says its limit beforehand (SIZE), and one that only refuses with 552: what fits comes."""
+    (job,) = ended(services, (3,))
+    found = [Document("a", "a.pdf", 60_000, os.urandom(60_000)), Document("b", "b.pdf", 3, b"678")]
+    services.documents.put(job, 3, [*found, Document("c", "c.pdf", 20_000, os.urandom(20_000))])
+    with mail_server(60_000, told) as (port, received):
+        settings = services.settings.model_copy(
+            update={"WODOUTBOX": None, "WODSMTPURL": f"smtp://127.0.0.1:{port}", "WODMONITOR": ""}
+        )
+        sender = Sender(settings)
+        assert sender.largest() == (60_000 if told else None)
+        Outbox(services, sender).run()
+    (raw,) = received
+    assert len(raw) <= 60_000
+    mail = email.message_from_bytes(raw, policy=email.policy.default)
+    assert isinstance(mail, EmailMessage)
+    assert {name: len(data) for name, data in attached(mail).items()} == {"b.pdf": 3, "c.pdf": 20_000}
+    assert "a.pdf, 59 KiB: left out" in next(mail.iter_parts()).get_content()
+
+
+@contextmanager
+def mail_server(limit: int, told: bool) -> Iterator[tuple[int, list[bytes]]]:
+    """A mail server that takes mails of that size; gives its port and what it has taken."""
+    received: list[bytes] = []
+
+    class Handler:
+        async def handle_DATA(self, _server: SMTP, _session: object, envelope: Envelope) -> str:  # noqa: N802
+            content = envelope.content
+            assert isinstance(content, bytes)
+            if len(content) > limit:
+                return "552 5.3.4 Message size exceeds fixed limit"
+            received.append(content)
+            return "250 OK"
+
+    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port(), data_size_limit=limit if told else None)
+    controller.start()
+    try:
+        yield controller.port, received
+    finally:
+        controller.stop()
+
+
+@pytest.mark.parametrize("size", [0, 1, 56, 57, 58, 5_000, 100_000])
+def test_room_is_never_too_much(size: int) -> None:
+    """As many bytes as there is room for are, encoded, no more than the server takes."""
+    mail = EmailMessage(policy=email.policy.SMTP)
+    mail.set_content("text")
+    others = len(mail.as_bytes())
+    mail.add_attachment(bytes(documents.room(size, others, 1)), maintype="application", subtype="pdf", filename="a")
+    assert documents.room(size, others, 1) == 0 or len(mail.as_bytes()) <= size
 
 
 def test_they_stay_until_the_mail_is_out(services: Services) -> None:

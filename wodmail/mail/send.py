@@ -14,7 +14,12 @@ from wodmail.errors import ConfigError, Failed, Problem, Temporary
 from wodmail.mail.grammar import visible
 from wodmail.mail.letter import bare, deliverable, file_name, host
 
+_TOO_LARGE = 552  # RFC 5321 section 4.2.3, RFC 1870 section 6
 TIMEOUT = 30.0  # seconds without an answer of the mail server
+
+
+class TooLarge(Failed):
+    """The server takes no mail of that size."""
 
 
 class Sender:
@@ -43,7 +48,8 @@ class Sender:
 
         Raises:
             Temporary: the network, the server (4xx) or the disk has trouble; the same mail may pass later.
-            Failed: the address is none, or the server refused for good (5xx).
+            TooLarge: the server takes no mail of that size (552).
+            Failed: the address is none, or the server refused for good (another 5xx).
         """
         address = bare(to)
         if not deliverable(address):
@@ -52,6 +58,27 @@ class Sender:
             _into_maildir(self._outbox, mail, address)
         else:
             self._by_smtp(mail, address)
+
+    def largest(self) -> int | None:
+        """How many bytes a mail may have, as the server's answer to EHLO says (RFC 1870); None when nothing is said.
+
+        Raises:
+            Temporary: the server can't be reached.
+        """
+        if self._outbox is not None:
+            return None
+        server = smtplib.SMTP(local_hostname=self._name, timeout=self._timeout)
+        try:
+            server.connect(self._host, self._port)
+            server.ehlo()
+            said = server.esmtp_features.get("size", "")
+        except OSError as error:
+            raise Temporary("The mail server can't be reached.", f"{self._host}:{self._port}: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                server.quit()
+            server.close()
+        return int(said) or None if said.isascii() and said.isdecimal() else None
 
     def _by_smtp(self, mail: EmailMessage, to: str) -> None:
         where = f"{self._host}:{self._port}"
@@ -88,6 +115,8 @@ def _server(url: str) -> tuple[str, int]:
 def _refused(where: str, code: int, answer: bytes | str) -> Temporary | Failed:
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
     cause = f"{where} answered {code} {visible(text, 300)}"
+    if code == _TOO_LARGE:
+        return TooLarge("The mail server refused the mail: it is too large.", cause)
     if 500 <= code <= 599:
         return Failed("The mail server refused the mail.", cause)
     return Temporary("The mail server can't take the mail now.", cause)
