@@ -12,9 +12,10 @@ from pathlib import Path
 from benchmarks.figures import Figure, spread, timed, until
 from wodmail.config import Settings
 from wodmail.guard import policy
-from wodmail.guard.judge import Judge, Look
+from wodmail.guard.judge import Judge
 from wodmail.guard.scan import Watcher
 from wodmail.guard.sockets import connections
+from wodmail.guard.tracks import Look
 from wodmail.guard.watch import Students
 
 PROCESSES = 500

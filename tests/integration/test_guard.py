@@ -29,6 +29,7 @@ from wodmail import processes
 from wodmail.catalog import Catalog
 from wodmail.cli import guard as commands
 from wodmail.guard import evidence, load, policy, purge, scan, stop
+from wodmail.guard.lineage import Origin
 from wodmail.guard.scan import Watcher
 from wodmail.guard.watch import Seen, Students
 from wodmail.guard.work import Cycle, Guard
@@ -45,6 +46,7 @@ FIRST_UID = BASE + FIRST
 NOBODY = 65534
 BURN = ("sha256sum", "/dev/zero")
 KERNEL = "while True: pass\n"
+KERNEL_WORDS = ("-m", "ipykernel_launcher")
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +93,35 @@ def found_by(guard: Guard, rule: str, *, seconds: float = 20) -> Cycle:
     return cycle
 
 
-def kernel(site: Path, student: int = FIRST) -> subprocess.Popen[bytes]:
-    """A real Python of the system that runs a module of a kernel's name, and is busy."""
-    python = Path("/usr/bin/python3").resolve()
-    if not python.exists():
+PYTHON = str(Path("/usr/bin/python3").resolve())
+SPAWNS = """import subprocess, sys
+home, uid = sys.argv[1], int(sys.argv[2])
+below = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+subprocess.run([sys.argv[3], "-c", below, *sys.argv[3:]], user=uid, group=uid, extra_groups=[], cwd=home)
+"""
+
+
+def hub(site: Path, *argv: str) -> subprocess.Popen[bytes]:
+    """A hub in Python that has started a student's server; below that Python runs what is given."""
+    if not Path(PYTHON).exists():
         missing("python", "no /usr/bin/python3 here; a kernel must be a program of the system")
-    (home(site, student) / "ipykernel_launcher.py").write_text(KERNEL, encoding="ascii")
-    environment = {"PYTHONPATH": str(home(site, student))}
-    uid = BASE + student
-    return run_as(uid, "python3", "-m", "ipykernel_launcher", "-f", "k.json", executable=str(python), env=environment)
+    script = site / "hub" / "bin" / "jupyterhub"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(SPAWNS, encoding="ascii")
+    (home(site) / "ipykernel_launcher.py").write_text(KERNEL, encoding="ascii")
+    return run_as(0, PYTHON, str(script), str(home(site)), str(FIRST_UID), PYTHON, *argv)
+
+
+def kernel(site: Path) -> int | None:
+    """The pid of the student's kernel, when it runs."""
+    found = [each for each in Watcher(Students(BASE, FIRST, FIRST)).scan() if each.argv[1:3] == KERNEL_WORDS]
+    return found[0].pid if found else None
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """End a process of a test."""
+    process.kill()
+    process.wait()
 
 
 def test_a_renamed_burner_is_warned_of_stopped_and_purged_by_mail(site: Path, started: list[Any]) -> None:
@@ -165,12 +187,15 @@ def _accepted(guard: Guard, settings: Any, name: str) -> None:
 
 
 def test_a_busy_kernel_is_left_alone_until_its_session_is_over(site: Path, started: list[Any]) -> None:
-    settings = configured(site, {"kernels": {"limit_seconds": 3000}})
-    started.append(kernel(site))
+    settings = configured(site, {"kernels": {"limit_seconds": 3000}}, JPHUB=str(site / "hub"))
+    started.append(hub(site, "-m", "ipykernel_launcher", "-f", "k.json"))
+    pid = wait_until(lambda: kernel(site), what="the kernel")
+    track = wait_until(lambda: _over(Guard(settings), pid, 0), what="a look at the kernel below its server")
+    ended(started[0])  # the hub is away, so the server is nobody's child any more; the guard was there before
     guard = Guard(settings)
-    track = wait_until(lambda: _over(guard, started[0].pid, 1.0), every=0.1, what="a second of a busy kernel")
+    track = wait_until(lambda: _over(guard, pid, 1.0), every=0.1, what="a second of a busy kernel")
     assert track.rate_cores > 0.1
-    assert (guard.cycle().findings, started[0].poll()) == ([], None)
+    assert (guard.cycle().findings, kernel(site)) == ([], pid)
     change = guard.policy.kernels.model_copy(update={"limit_seconds": 0.5})
     guard.judge.replace(guard.policy.model_copy(update={"kernels": change}))
     store = open_store(settings)
@@ -180,20 +205,51 @@ def test_a_busy_kernel_is_left_alone_until_its_session_is_over(site: Path, start
     with store.transaction() as connection:
         connection.execute(sessions.insert(), {**who, **ends})
     guard._next_sessions = float("-inf")
-    assert (guard.cycle().findings, started[0].poll()) == ([], None)  # its session goes on
+    assert (guard.cycle().findings, kernel(site)) == ([], pid)  # its session goes on
     with store.transaction() as connection:
         connection.execute(sessions.delete())
     store.close()
     guard._next_sessions = float("-inf")
     (found,) = guard.cycle().findings
-    assert (found.rule, found.then.word, started[0].wait(10)) == ("kernel-age", "stop", -signal.SIGKILL)
+    assert (found.rule, found.then.word, kernel(site)) == ("kernel-age", "stop", None)
     assert guard.cases.seats == {}  # an old kernel is no reason for a PURGE
 
 
 def _over(guard: Guard, pid: int, seconds: float) -> Any:
     guard.cycle()
     tracks = [track for key, track in guard.judge.tracks.items() if key[0] == pid]
-    return tracks[0] if tracks and tracks[0].over_seconds > seconds else None
+    return tracks[0] if tracks and tracks[0].over_seconds >= seconds else None
+
+
+FAKES = {
+    "a module of the student's own": [PYTHON, "-m", "notebook"],
+    "a kernel that no server has started": [PYTHON, "-m", "ipykernel_launcher", "-f", "k.json"],
+    "a daemon": ["setsid", "--fork", PYTHON, "-m", "jupyterhub.singleuser"],
+}
+
+
+def test_servers_and_kernels_are_what_the_hub_has_started(site: Path, started: list[Any]) -> None:
+    settings = configured(site, JPHUB=str(site / "hub"))
+    for name in ("notebook", "ipykernel_launcher", "jupyterhub/singleuser"):
+        (home(site) / f"{name}.py").parent.mkdir(exist_ok=True)
+        (home(site) / f"{name}.py").write_text(KERNEL, encoding="ascii")
+    started.append(hub(site, "-c", "import signal; signal.pause()", "below"))
+    # As a student's below `su`: root's process that is no hub, whose words say that it were one.
+    code = "import subprocess, sys; subprocess.run(sys.argv[3:], user=int(sys.argv[2]), extra_groups=[])"
+    below_su = [sys.executable, "-c", code, str(site / "hub" / "bin" / "jupyterhub.py"), str(FIRST_UID)]
+    started.append(run_as(0, *below_su, *FAKES["a module of the student's own"], cwd=home(site)))
+    for argv in FAKES.values():
+        started.append(run_as(FIRST_UID, *argv, cwd=home(site)))
+    guard = Guard(settings)
+    wait_until(lambda: len([each for each in guard.watcher.scan() if "-m" in each.argv]) == 4, what="all four")
+    look = guard.watcher.scan()
+    guard.judge.lineage.look(look)
+    assert [each.argv for each in look if guard.judge.allowed(each) is not None] == []
+    assert [guard.judge.lineage.of(each) for each in look if "below" in each.argv] == [Origin.SERVER, Origin.BELOW]
+    cycle = found_by(guard, "cpu")
+    assert {each.pid for each in next(f for f in cycle.findings if f.rule == "cpu").processes} <= {
+        each.pid for each in look if "-m" in each.argv
+    }
 
 
 def test_root_and_others_are_never_touched(site: Path, started: list[Any]) -> None:

@@ -10,12 +10,13 @@ import pytest
 from tests.guards import policy, seen
 from wodmail.config import Settings
 from wodmail.guard import load
-from wodmail.guard.judge import Finding, Judge, Look, Track
+from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
 from wodmail.guard.policy import Rung
 from wodmail.guard.programs import Programs, path_pattern, python_target
 from wodmail.guard.sockets import connections
-from wodmail.guard.watch import Seen, Students, descendants
+from wodmail.guard.tracks import Everything, Look, Track
+from wodmail.guard.watch import ExeFile, Seen, Students, descendants
 
 STUDENTS = Students(2000, 1, 40)
 POLICY = policy(Settings())
@@ -79,6 +80,58 @@ def test_after_a_stop_the_processes_together_are_counted_anew() -> None:
     judge.stopped(1)
     found = judge.judge(Look(31 * 15.0, [seen(77, cpu_seconds=20.0, age_seconds=14.0)]))
     assert found == []
+
+
+ENV = Path("/usr/bin/env").resolve()
+BUILDS = policy(Settings(), {"allowed": [{"what": "builders", "exe": [str(ENV)]}]})
+
+
+def builder() -> dict[str, object]:
+    """What is seen of an allowed program: one of this system stands for make."""
+    status = ENV.stat()
+    return {
+        "exe": str(ENV),
+        "file": ExeFile(status.st_dev, status.st_ino, status.st_uid, status.st_gid, status.st_mode),
+    }
+
+
+def built(slices: list[float], **more: object) -> list[tuple[float, str, list[int]]]:
+    """A make whose children end between two looks: when it is found by which rule, and the processes."""
+    judge, children, found = Judge(BUILDS), 0.0, []
+    for turn, cores in enumerate(slices):
+        now, children = turn * 15.0, children + 15.0 * cores
+        make = seen(10, children_seconds=children, age_seconds=100 + now, **more)
+        found += [(now, each.rule, [one.pid for one in each.processes]) for each in judge.judge(Look(now, [make]))]
+    return found
+
+
+def test_work_in_short_slices_below_an_allowed_program_is_found_in_the_end() -> None:
+    make = builder()
+    assert built([3.0] * 100, **make) == []  # 25 minutes
+    (now, rule, pids), *_ = built([3.0] * 140, **make)
+    assert (1800 < now <= 1900, rule, pids) == (True, "cpu-long", [10])
+    # A class that builds as much as it can, with its pauses, for four hours.
+    assert built(([3.0] * 40 + [0.0] * 45) * 11, **make) == []
+
+
+def test_an_allowed_program_is_not_allowed_for_ever() -> None:
+    judge, found = Judge(BUILDS), []
+    for turn in range(140):
+        compiler = seen(cpu_seconds=14.0 * turn, age_seconds=100 + 15.0 * turn, **builder())
+        found += [(turn * 15.0, each.rule, each.then) for each in judge.judge(Look(turn * 15.0, [compiler]))]
+    assert {each[1:] for each in found} == {("cpu-long", Rung.STOP)}
+    assert 1800 < found[0][0] <= 1900
+
+
+def test_a_kernel_that_ends_is_not_counted_in_its_server() -> None:
+    everything, last = Everything(), {}
+    for turn in range(100):  # it computes all the time, and is started anew in every second look
+        now, pid = turn * 15.0, 1000 + turn // 2
+        server = seen(10, children_seconds=30.0 * (turn // 2), age_seconds=100 + now)
+        kernel = seen(pid, parent=10, cpu_seconds=15.0 + 15.0 * (turn % 2), age_seconds=15.0 + 15.0 * (turn % 2))
+        everything.measure(Look(now, [server, kernel]), last, lambda _seen: True, 30.0, POLICY.cpu)
+        last = {each.key: each for each in (server, kernel)}
+    assert (everything.tracks[1].over_seconds, everything.tracks[1].rate_cores) == (0, 0)
 
 
 def test_a_track_takes_nothing_for_the_time_in_which_nobody_looked() -> None:

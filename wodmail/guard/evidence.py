@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 
 from wodmail.guard import files
-from wodmail.guard.judge import Finding, Track
+from wodmail.guard.judge import Finding
 from wodmail.guard.ladder import Case
 from wodmail.guard.policy import Evidence
+from wodmail.guard.tracks import Track
 from wodmail.guard.watch import Seen
 
 DAY = 86400.0

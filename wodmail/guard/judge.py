@@ -6,19 +6,19 @@ process that pauses now and then is found a little later, and a short burst is n
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from wodmail.guard.policy import Policy, Rung
+from wodmail.guard.lineage import Lineage, Origin
+from wodmail.guard.policy import Allowed, Policy, Rung
 from wodmail.guard.programs import Programs
-from wodmail.guard.sockets import Connection, holders
+from wodmail.guard.sockets import holders
+from wodmail.guard.tracks import Everything, Key, Look, Track
 from wodmail.guard.watch import Seen
 from wodmail.mail.grammar import visible
 
-Key = tuple[int, int]
+Found = dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]
 _SHOWN = 80
-_HISTORY = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Finding:
 
     Args:
         student: the number.
-        rule: which part of the policy: name, command-line, port, port-loopback, kernel-age, cpu, cpu-together or gpu.
+        rule: which part of the policy: name, command-line, port, port-loopback, kernel-age, cpu, cpu-together, cpu-long
+            or gpu.
         then: how far the ladder goes.
         words: what was found, printable.
         processes: which processes, the worst first.
@@ -40,64 +41,6 @@ class Finding:
     processes: tuple[Seen, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look saw.
-
-    Args:
-        now: seconds of the monotonic clock.
-        processes: all of students.
-        connections: students' connections to the policy's ports.
-        gpu_percent: GPU time in percent of one GPU, by pid; None when it was not asked this time.
-    """
-
-    now: float
-    processes: list[Seen]
-    connections: list[Connection] = field(default_factory=list)
-    gpu_percent: Mapping[int, float] | None = None
-
-
-@dataclass
-class Track:
-    """How busy one process (or a student's processes together) was.
-
-    Args:
-        samples: moments with the CPU seconds used until then.
-        over_seconds: time beyond the limit, less time below it.
-        rate_cores: CPU seconds a second over the window.
-        history: rates at earlier moments, for the evidence.
-    """
-
-    samples: deque[tuple[float, float]] = field(default_factory=deque)
-    over_seconds: float = 0.0
-    rate_cores: float = 0.0
-    history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
-
-    def add(self, now: float, cpu_seconds: float, window_seconds: float, limit_cores: float, gap_most: float) -> None:
-        """Take a sample.
-
-        Args:
-            now: seconds of the monotonic clock.
-            cpu_seconds: used since the track's beginning.
-            window_seconds: over which the rate is taken, or over the track's whole life when that is shorter.
-            limit_cores: the rate that is too much.
-            gap_most: most seconds that one sample can add; what happened while nobody looked is not known.
-        """
-        gap = min(now - self.samples[-1][0], gap_most) if self.samples else 0.0
-        self.samples.append((now, cpu_seconds))
-        while len(self.samples) > 2 and self.samples[1][0] <= now - window_seconds:
-            self.samples.popleft()
-        then, used = self.samples[0]
-        self.rate_cores = max(0.0, cpu_seconds - used) / (now - then) if now > then else 0.0
-        self.history.append((now, self.rate_cores))
-        change = gap if self.rate_cores > limit_cores else -gap
-        self.over_seconds = max(0.0, self.over_seconds + change)
-
-    def series(self) -> list[list[float]]:
-        """The rates so far: [seconds before the last one, cores]."""
-        return [[round(now - self.history[-1][0], 2), round(rate, 3)] for now, rate in self.history]
-
-
 class Judge:
     """Compares looks with the policy.
 
@@ -107,9 +50,11 @@ class Judge:
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.programs = policy, Programs(policy)
+        self.lineage = Lineage(self.programs.hub)
         self.in_session: frozenset[int] = frozenset()  # students whose session goes on: their kernels may be old
         self.tracks: dict[Key, Track] = {}
         self.together: dict[int, Track] = {}
+        self.everything = Everything()
         self._last: dict[Key, Seen] = {}
         self._used: dict[int, float] = {}
         self._gpu: dict[Key, float] = {}
@@ -118,6 +63,7 @@ class Judge:
     def replace(self, policy: Policy) -> None:
         """Go on with another policy; what is known of the processes stays."""
         self.policy, self.programs = policy, Programs(policy)
+        self.lineage.hub = self.programs.hub
 
     def judge(self, look: Look) -> list[Finding]:
         """All findings of a look, one at most for a student and rule.
@@ -125,12 +71,14 @@ class Judge:
         Args:
             look: what was seen now; looks come in the order of time.
         """
+        self.lineage.look(look.processes)
         self._measure(look)
-        found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]] = {}
+        found: Found = {}
         by_pid = self._single(look, found)
         self._gpus(look, by_pid, found)
         self._sockets(look, found)
         self._summed(look, found)
+        self._long(look, found)
         self.programs.forget({seen.key for seen in look.processes})
         return [_finding(key, entries) for key, entries in sorted(found.items(), key=lambda item: item[0])]
 
@@ -142,6 +90,19 @@ class Judge:
         """Count a student's processes together anew: what was stopped is no reason to stop what comes after it."""
         self.together.pop(student, None)
         self._used.pop(student, None)
+        self.everything.tracks.pop(student, None)
+
+    def allowed(self, seen: Seen) -> Allowed | None:
+        """The entry of the allow-list for a process: by its program, and by where it comes from."""
+        entry = self.programs.allowed(seen)
+        if entry is None or not (entry.kernel or entry.parents):
+            return entry
+        return entry if self.lineage.of(seen) is (Origin.BELOW if entry.kernel else Origin.SERVER) else None
+
+    def free(self, seen: Seen) -> bool:
+        """Whether it is a kernel or a server, whose own computing does not count with everything else."""
+        entry = self.allowed(seen)
+        return entry is not None and (entry.kernel or bool(entry.parents))
 
     def rates(self) -> dict[int, float]:
         """Cores that each student's processes used over the window, allowed ones included."""
@@ -161,12 +122,13 @@ class Judge:
         cpu = self.policy.cpu
         spent: dict[int, float] = {}
         for seen in look.processes:
-            if self.programs.allowed(seen) is None:
+            if self.allowed(seen) is None:
                 spent[seen.student] = spent.get(seen.student, 0.0) + self._spent(seen)
             track = self.tracks.setdefault(seen.key, Track())
             if not track.samples and seen.age_seconds <= self._gap_most():
                 track.samples.append((look.now - seen.age_seconds, 0.0))  # its whole life is known
             track.add(look.now, seen.cpu_seconds, cpu.window_seconds, cpu.limit_cores, self._gap_most())
+        self.everything.measure(look, self._last, self.free, self._gap_most(), cpu)
         absorbed = self._absorbed(look)
         for student in {*spent, *self.together}:
             used = max(0.0, spent.get(student, 0.0) - absorbed.get(student, 0.0))
@@ -194,7 +156,7 @@ class Judge:
         gained: dict[int, float] = {}
         for seen in look.processes:
             before = self._last.get(seen.key)
-            if before is not None and self.programs.allowed(seen) is None:
+            if before is not None and self.allowed(seen) is None:
                 more = seen.children_seconds - before.children_seconds
                 gained[seen.student] = gained.get(seen.student, 0.0) + more
         gone: dict[int, float] = {}
@@ -203,7 +165,7 @@ class Judge:
                 gone[seen.student] = gone.get(seen.student, 0.0) + seen.cpu_seconds + seen.children_seconds
         return {student: min(more, gone.get(student, 0.0)) for student, more in gained.items()}
 
-    def _single(self, look: Look, found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]) -> dict[int, Seen]:
+    def _single(self, look: Look, found: Found) -> dict[int, Seen]:
         """What each process is found for by itself; gives the processes by pid."""
         policy = self.policy
         for seen in look.processes:
@@ -211,26 +173,36 @@ class Judge:
             if rule:
                 words = f"{_what(seen)}: denied by its {rule.replace('-', ' ')}, {visible(matched, _SHOWN)}"
                 found.setdefault((seen.student, rule), []).append((seen, policy.denied.then, words))
-            allowed = self.programs.allowed(seen)
-            if allowed is not None:
-                old = seen.age_seconds > policy.kernels.limit_seconds
-                if allowed.kernel and old and seen.student not in self.in_session:
-                    hours = f"{seen.age_seconds / 3600:.1f} h old, limit {policy.kernels.limit_seconds / 3600:.1f} h"
-                    entry = (seen, policy.kernels.then, f"{_what(seen)}: {hours}")
-                    found.setdefault((seen.student, "kernel-age"), []).append(entry)
-                continue
+            listed, allowed = self.programs.allowed(seen), self.allowed(seen)
+            if listed is not None and listed.kernel:
+                self._aged(seen, found)
+            limit, rule = self._patience(allowed), "cpu" if allowed is None else "cpu-long"
             track = self.tracks[seen.key]
-            if self._too_long(track) and track.rate_cores > policy.cpu.limit_cores:
+            if track.over_seconds > limit and track.rate_cores > policy.cpu.limit_cores:
                 words = f"{_what(seen)}: {_busy(track, policy.cpu.limit_cores)}"
-                found.setdefault((seen.student, "cpu"), []).append((seen, policy.cpu.then, words))
+                then = policy.cpu.then if allowed is None else policy.cpu.all_then
+                found.setdefault((seen.student, rule), []).append((seen, then, words))
         return {seen.pid: seen for seen in look.processes}
+
+    def _patience(self, allowed: Allowed | None) -> float:
+        """How many seconds beyond the limit a process may be busy."""
+        if allowed is None:
+            return self.policy.cpu.longer_than_seconds
+        if allowed.longer_than_seconds is not None:
+            return allowed.longer_than_seconds
+        return float("inf") if allowed.kernel else self.policy.cpu.all_longer_than_seconds
+
+    def _aged(self, seen: Seen, found: Found) -> None:
+        """Kernels that are too old, wherever they come from."""
+        policy = self.policy.kernels
+        if seen.age_seconds > policy.limit_seconds and seen.student not in self.in_session:
+            hours = f"{seen.age_seconds / 3600:.1f} h old, limit {policy.limit_seconds / 3600:.1f} h"
+            found.setdefault((seen.student, "kernel-age"), []).append((seen, policy.then, f"{_what(seen)}: {hours}"))
 
     def _too_long(self, track: Track) -> bool:
         return track.over_seconds > self.policy.cpu.longer_than_seconds
 
-    def _gpus(
-        self, look: Look, by_pid: Mapping[int, Seen], found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]
-    ) -> None:
+    def _gpus(self, look: Look, by_pid: Mapping[int, Seen], found: Found) -> None:
         """Programs that are not allowed and use a GPU for too long."""
         policy = self.policy.gpu
         if look.gpu_percent is not None:
@@ -242,11 +214,12 @@ class Judge:
             self._gpu, self._gpu_at = {key: seconds for key, seconds in over.items() if seconds > 0}, look.now
         for seen in by_pid.values():
             seconds = self._gpu.get(seen.key, 0.0)
-            if seconds > policy.longer_than_seconds and self.programs.allowed(seen) is None:
+            allowed = self.allowed(seen)
+            if seconds > policy.longer_than_seconds and (allowed is None or not allowed.kernel):
                 words = f"{_what(seen)}: more than {policy.limit_percent:g} % of a GPU for {seconds:.0f} s"
                 found.setdefault((seen.student, "gpu"), []).append((seen, policy.then, words))
 
-    def _sockets(self, look: Look, found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]) -> None:
+    def _sockets(self, look: Look, found: Found) -> None:
         """Connections to mining ports, with the processes that have them open."""
         holding = holders(look.connections, look.processes)
         for each in look.connections:
@@ -259,18 +232,31 @@ class Judge:
             if not owners:
                 entries.append((None, then, f"a process that could not be found: {words}"))
 
-    def _summed(self, look: Look, found: dict[tuple[int, str], list[tuple[Seen | None, Rung, str]]]) -> None:
+    def _summed(self, look: Look, found: Found) -> None:
         """Students whose processes are too busy together while none of them is by itself."""
         cpu = self.policy.cpu
         for student, track in self.together.items():
             over = self._too_long(track) and track.rate_cores > cpu.together_limit_cores
             if not over or (student, "cpu") in found:
                 continue
-            mine = [seen for seen in look.processes if seen.student == student and self.programs.allowed(seen) is None]
+            mine = [seen for seen in look.processes if seen.student == student and self.allowed(seen) is None]
             mine.sort(key=lambda seen: self.tracks[seen.key].rate_cores, reverse=True)
             words = f"{len(mine)} process(es) together: {_busy(track, cpu.together_limit_cores)}"
             busy = [seen for seen in mine if self.tracks[seen.key].rate_cores > 0] or mine
             found[student, "cpu-together"] = [(seen, cpu.then, words) for seen in busy] or [(None, cpu.then, words)]
+
+    def _long(self, look: Look, found: Found) -> None:
+        """Students whose processes are busy together for longer than anything takes to build."""
+        cpu = self.policy.cpu
+        for student, track in self.everything.tracks.items():
+            if track.over_seconds <= cpu.all_longer_than_seconds or track.rate_cores <= cpu.all_limit_cores:
+                continue
+            mine = [seen for seen in look.processes if seen.student == student]
+            counted = [seen for seen in mine if self.everything.busy(seen, self.free(seen), self.tracks[seen.key])]
+            counted.sort(key=lambda seen: self.tracks[seen.key].rate_cores, reverse=True)
+            words = f"everything but kernels and servers together: {_busy(track, cpu.all_limit_cores)}"
+            entries = found.setdefault((student, "cpu-long"), [])
+            entries += [(seen, cpu.all_then, words) for seen in counted] or [(None, cpu.all_then, words)]
 
 
 def _still(track: Track, student: int, spent: Mapping[int, float]) -> bool:

@@ -77,13 +77,16 @@ class _Section(BaseModel):
 
 
 class Cpu(_Section):
-    """Busy programs that are not allowed."""
+    """Busy programs: those that are not allowed, and `all_` of them but for kernels and servers."""
 
     limit_cores: Cores
     together_limit_cores: Cores
     window_seconds: Seconds
     longer_than_seconds: Pause
     then: Then
+    all_limit_cores: Cores
+    all_longer_than_seconds: Pause
+    all_then: Then
 
 
 class Denied(_Section):
@@ -126,7 +129,9 @@ class Allowed(_Section):
         exe: patterns of real paths.
         modules: with interpreters, the modules (python -m); empty with programs.
         scripts: with interpreters, patterns of paths of scripts.
-        kernel: whether it is a notebook kernel.
+        kernel: whether it is a notebook kernel; it counts only below a server that the hub has started.
+        parents: with servers, patterns of the hub's program or script, which must have started it.
+        longer_than_seconds: how long it may be busy; None for cpu.all_longer_than_seconds, with kernels for any time.
     """
 
     what: Text
@@ -134,8 +139,10 @@ class Allowed(_Section):
     modules: list[Text] = []
     scripts: list[Text] = []
     kernel: bool = False
+    parents: list[Text] = []
+    longer_than_seconds: Pause | None = None
 
-    @field_validator("exe", "scripts")
+    @field_validator("exe", "scripts", "parents")
     @classmethod
     def _absolute(cls, value: list[str]) -> list[str]:
         for pattern in value:
@@ -255,12 +262,15 @@ def advice(policy: Policy, cores: int) -> list[str]:
     limits = {
         "cpu.limit_cores": policy.cpu.limit_cores,
         "cpu.together_limit_cores": policy.cpu.together_limit_cores,
+        "cpu.all_limit_cores": policy.cpu.all_limit_cores,
     }
     warnings = [
         f"{name} is {limit:g}, and this machine has {cores} core(s): it can't be reached. 0.5 is half a core"
         for name, limit in limits.items()
         if limit >= cores
     ]
+    if any(each.kernel for each in policy.allowed) and not any(each.parents for each in policy.allowed):
+        warnings.append("no entry of allowed has parents: no server is one of the hub's, so no kernel may be busy")
     if policy.cpu.window_seconds < policy.interval_seconds:
         warnings.append("cpu.window_seconds is shorter than interval_seconds: the rate is taken from look to look")
     return warnings
@@ -283,7 +293,8 @@ def _placed(policy: Policy, settings: Settings) -> Policy:
         return [pattern.replace("{JPHUB}", hub) for pattern in patterns]
 
     allowed = [
-        each.model_copy(update={"exe": filled(each.exe), "scripts": filled(each.scripts)}) for each in policy.allowed
+        each.model_copy(update={name: filled(getattr(each, name)) for name in ("exe", "scripts", "parents")})
+        for each in policy.allowed
     ]
     return policy.model_copy(update={"allowed": allowed})
 

@@ -71,10 +71,11 @@ class Programs:
         self._lines = [re.compile(pattern, re.IGNORECASE) for pattern in policy.denied.command_lines]
         self._readers = frozenset(policy.denied.readers)
         self._installed: dict[tuple[str, ExeFile | None], tuple[float, bool]] = {}
+        self.hub = _any_path(path for each in policy.allowed for path in each.parents)
         self._verdicts: dict[tuple[int, int], tuple[Seen, Allowed | None, tuple[str, str]]] = {}
 
     def allowed(self, seen: Seen) -> Allowed | None:
-        """The entry of the allow-list that the process is one of; None when it is not allowed."""
+        """The entry of the allow-list that the process is one of by its program; its origin is `Lineage`'s."""
         return self._verdict(seen)[0]
 
     def denied(self, seen: Seen) -> tuple[str, str]:

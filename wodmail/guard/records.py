@@ -15,6 +15,7 @@ from wodmail.config import Settings
 from wodmail.guard import files
 from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
+from wodmail.guard.lineage import Origin
 from wodmail.guard.load import Facts
 from wodmail.guard.scan import Watcher
 
@@ -55,8 +56,12 @@ def write_state(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> N
         OSError: the folder can't be written.
     """
     over = [[*key, track.over_seconds] for key, track in judge.tracks.items() if track.over_seconds > 0]
+    origins = [[*key, origin.value] for key, origin in judge.lineage.origins.items() if origin]
     hidden = [[*key, student] for key, student in watcher.hidden.items()]
-    files.write(folder / STATE, {"boot": processes.boot_id(), **cases.dump(), "over_seconds": over, "hidden": hidden})
+    files.write(
+        folder / STATE,
+        {"boot": processes.boot_id(), **cases.dump(), "over_seconds": over, "hidden": hidden, "origins": origins},
+    )
 
 
 def restore(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
@@ -67,7 +72,9 @@ def restore(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
     try:
         over = {(int(pid), int(start)): float(seconds) for pid, start, seconds in data["over_seconds"]}
         hidden = {(int(pid), int(start)): int(student) for pid, start, student in data.get("hidden", [])}
+        origins = {(int(pid), int(start)): Origin(word) for pid, start, word in data.get("origins", [])}
         cases.restore(data)
+        judge.lineage.origins = origins
         watcher.hidden = hidden
         judge.restore(over)
     except (KeyError, TypeError, ValueError) as error:

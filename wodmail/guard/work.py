@@ -13,7 +13,7 @@ from wodmail import sessions
 from wodmail.config import Settings
 from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 from wodmail.guard import evidence, files, policy, purge, records
-from wodmail.guard.judge import Finding, Judge, Look
+from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Case, Cases, Step
 from wodmail.guard.letters import Letters
 from wodmail.guard.load import Alarm, Facts, GpuWatch, Smi, facts
@@ -21,6 +21,7 @@ from wodmail.guard.policy import Rung
 from wodmail.guard.scan import Watcher
 from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
+from wodmail.guard.tracks import Look
 from wodmail.guard.watch import Seen, Students
 from wodmail.mail.grammar import visible
 from wodmail.store import open_store
@@ -181,7 +182,7 @@ class Guard:
         return [words, *([f"{who}: the seat is to be purged"] if due else [])]
 
     def _spared(self, seen: Seen, chosen: list[tuple[int, int]]) -> bool:
-        return seen.key not in chosen and self.judge.programs.allowed(seen) is not None
+        return seen.key not in chosen and self.judge.allowed(seen) is not None
 
     def _purges(self, now: float) -> list[str]:
         """Send the PURGE mails that are due; one that can't be sent is tried again a minute later."""
