@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tests import databases
 from tests.e2e.harness import SENDER, Deployment
 from wodmail import requests, sessionends, sessions, store
 from wodmail.catalog import Catalog
@@ -40,8 +41,8 @@ UNDONE = ("waiting", "running")
 class Desk:
     """A backend without its server: mails are taken in, jobs don't run, time passes when it is told."""
 
-    def __init__(self, folder: Path) -> None:
-        self.site = Deployment(folder, WODMONITOR="ops@example.org", WODREPLYBUDGET=1000)
+    def __init__(self, folder: Path, url: str = "") -> None:
+        self.site = Deployment(folder, url, WODMONITOR="ops@example.org", WODREPLYBUDGET=1000)
         self.folder = self.site.workshop("WKSHP-Test")
         self.site.workshop("WKSHP-Again", reset=True)
         self.site.script("reset-WKSHP-Again.sh", "exit 0\n")
@@ -126,8 +127,18 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.close()
 
 
-def test_no_cleanup_goes_behind_a_create_that_waits(desk: Desk) -> None:
+@pytest.fixture(params=databases.KINDS)
+def any_desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    """On each database: for tests of what is asked of the tables."""
+    with databases.fresh(request.param, tmp_path) as url:
+        made = Desk(tmp_path, url)
+        yield made
+        made.close()
+
+
+def test_no_cleanup_goes_behind_a_create_that_waits(any_desk: Desk) -> None:
     """The next class is on its way when the old session's time is over: in the lane, or still in the spool."""
+    desk = any_desk
     desk.begin(1)
     desk.begin(2)
     desk.post("CLEANUP 1 0")
@@ -299,8 +310,9 @@ def test_the_trouble_of_one_is_not_the_others_(desk: Desk, monkeypatch: pytest.M
     assert desk.cleanups(1) == ["waiting"]
 
 
-def test_a_cleanup_that_is_refused_is_told_once_and_sent_again(desk: Desk) -> None:
+def test_a_cleanup_that_is_refused_is_told_once_and_sent_again(any_desk: Desk) -> None:
     """Its workshop's folder is gone for two hours."""
+    desk = any_desk
     desk.begin(1)
     away = desk.folder.rename(desk.site.folder / "away")
     desk.look(4.1)
@@ -372,8 +384,9 @@ def test_more_time_in_the_moment_of_the_look(desk: Desk, monkeypatch: pytest.Mon
     assert (desk.left(1), desk.cleanups(1), len(told)) == (None, ["waiting"], 1)
 
 
-def test_more_time_for_many_while_somebody_looks(desk: Desk) -> None:
+def test_more_time_for_many_while_somebody_looks(any_desk: Desk) -> None:
     """Each of them has more time, or a CLEANUP; nobody has both, nobody neither."""
+    desk = any_desk
     students = range(1, 9)
     for student in students:
         desk.begin(student)
@@ -391,3 +404,23 @@ def test_more_time_for_many_while_somebody_looks(desk: Desk) -> None:
 def test_a_workshop_that_does_not_say_lasts_four_hours(desk: Desk) -> None:
     desk.begin(1)
     assert desk.left(1) == 4.0
+
+
+def test_more_time_in_the_moment_of_the_reminder(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has more time is reminded an hour before the new end, not now."""
+    desk.begin(1)
+    seated = Sessions._seated
+
+    def extended(keeper: Sessions, row: Any) -> bool:
+        sessions.extend(desk.store, 1, 2, lambda: desk.clock)
+        return seated(keeper, row)
+
+    def reminded() -> int:
+        return len(desk.store.rows(sa.select(store.mails).where(store.mails.c.kind == sessions.REMINDER)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sessions, "_seated", extended)
+        desk.look(3.1)
+    assert (desk.left(1), reminded()) == (2.9, 0)
+    desk.look(2.0)
+    assert (desk.left(1), reminded()) == (0.9, 1)
