@@ -19,6 +19,7 @@ PROGRAMS = {
     "fail2ban-server": ("fail2ban-server", "fail2ban"),
     "ip": ("ip", "iproute2"),
     "node": ("node", "nodejs"),
+    "pdfimages": ("pdfimages", "poppler-utils"),
     "pdftotext": ("pdftotext", "poppler-utils"),
     "postfix": ("postfix", "postfix"),
     "procmail": ("procmail", "procmail"),

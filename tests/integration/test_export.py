@@ -43,6 +43,14 @@ def pdf_text(data: bytes) -> str:
     return subprocess.run(argv, input=data, capture_output=True, check=True).stdout.decode()
 
 
+def pictures_in_pdf(data: bytes) -> list[tuple[int, int]]:
+    """Width and height, in pixels, of each picture."""
+    argv = [require("pdfimages"), "-list", "-"]
+    done = subprocess.run(argv, input=data, capture_output=True, check=True)
+    rows = [line.split() for line in done.stdout.decode().splitlines()[2:]]
+    return [(int(row[3]), int(row[4])) for row in rows]
+
+
 def svg(inner: str) -> bytes:
     """A drawing with that in it."""
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -79,8 +87,22 @@ def test_text_code_outputs_tables_and_pictures_are_in_both(tmp_path: Path) -> No
         attached,
         V4.new_markdown_cell("<ul><li>raw <b>html</b></li></ul>"),
     )
-    text = pdf_text(document_of(data, Form.PDF, tmp_path, title="The Title"))
-    for words in ("Grüße", "one", "two", "print('hello')", "red alert", "pandas", "boom", "raw html", "The Title"):
+    pdf = document_of(data, Form.PDF, tmp_path, title="The Title")
+    text = pdf_text(pdf)
+    assert {(40, 30), (50, 20), (9, 9)} <= set(pictures_in_pdf(pdf))
+    for words in (
+        "Grüße",
+        "日本",
+        "✓",
+        "one",
+        "two",
+        "print('hello')",
+        "red alert",
+        "pandas",
+        "boom",
+        "raw html",
+        "The Title",
+    ):
         assert words in text, words
     assert "[31m" not in text and "Figure" not in text
     word = document_of(data, Form.WORD, tmp_path)

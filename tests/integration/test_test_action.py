@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from tests.contract.accounts_contract import notebook
+from tests.parts import require
 from tests.support import free_port
 from wodmail import exporting, store, submit
 from wodmail.cli import test_action
@@ -167,6 +169,18 @@ def test_exports_are_done_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[
         "b.ipynb: It is no valid notebook.",
         "student6 has no folder WKSHP-Tea101, so there is nothing to export. Send a CREATE first.",
     ]
+
+
+def test_a_pdf_is_made_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = configure(tmp_path)
+    folder = load(file, files=False).WODSTUDDIR / "student5" / "WKSHP-Tea101"
+    folder.mkdir(parents=True)
+    (folder / "a.ipynb").write_text(notebook("hello"))
+    status, out, err = act(capsys, "pdf", "WKSHP-Tea101", "5", "--config", str(file))
+    assert (status, err) == (0, [])
+    assert [line.partition("  ")[0] for line in out if line.startswith("/")] == [str(folder / "a.pdf")]
+    words = subprocess.run([require("pdftotext"), folder / "a.pdf", "-"], capture_output=True, text=True, check=True)
+    assert "hello" in words.stdout
 
 
 @pytest.mark.parametrize("action", ["PDF", "WORD"])
