@@ -16,6 +16,7 @@ from PIL import Image
 from tests.parts import require, shared_notebooks
 from wodmail.errors import Failed
 from wodmail.exporting import folder as exporting
+from wodmail.exporting.cells import ready
 from wodmail.exporting.convert import Form, document_of
 from wodmail.exporting.pictures import UnfitError, fit
 
@@ -144,6 +145,12 @@ def test_nothing_outside_the_folder_gets_in(tmp_path: Path, source: str) -> None
     assert SECRET not in word_text(word)
     text = pdf_text(document_of(data, Form.PDF, inside))
     assert "before" in text and "after" in text and SECRET not in text
+
+
+def test_empty_cells_leave_no_trace() -> None:
+    """The last cell of most notebooks is one."""
+    notebook = V4.new_notebook(cells=[V4.new_code_cell("1"), V4.new_code_cell(" \n"), V4.new_markdown_cell("")])
+    assert [cell["source"] for cell in ready(notebook).notebook["cells"]] == ["1"]
 
 
 def test_pictures_of_other_machines_become_links(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def ready(notebook: Mapping[str, Any]) -> Ready:
     found = Ready({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, language=language(str(said)))
     found.notebook["metadata"] = {"kernelspec": {"name": "x", "display_name": "x", "language": found.language}}
     found.notebook["cells"] = [
-        _cell(cell, f"{CELL}-{number}", found) for number, cell in enumerate(notebook.get("cells", []), 1)
+        _cell(cell, f"{CELL}-{number}", found)
+        for number, cell in enumerate(notebook.get("cells", []), 1)
+        if cell.get("outputs") or text_of(cell.get("source", "")).strip()  # an empty one would be a grey bar
     ]
     return found
 
