@@ -31,6 +31,7 @@ from wodmail.cli import guard as commands
 from wodmail.guard import evidence, load, policy, purge, scan, stop
 from wodmail.guard.lineage import Origin
 from wodmail.guard.scan import Watcher
+from wodmail.guard.sittings import Asker, Sittings
 from wodmail.guard.watch import Seen, Students
 from wodmail.guard.work import Cycle, Guard
 from wodmail.intake import Intake
@@ -38,7 +39,7 @@ from wodmail.mail.listener import Listener
 from wodmail.mail.spool import Spool
 from wodmail.model import State
 from wodmail.registry.embedded import EmbeddedRegistry
-from wodmail.store import open_store, requests, sessions
+from wodmail.store import iso, jobs, open_store, requests, sessions
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 
@@ -429,6 +430,34 @@ def test_tricks_that_make_a_process_look_like_anothers(site: Path, started: list
     assert guard.judge.programs.allowed(found[0]._replace(argv=("python3", "-m", "ipykernel_launcher"))) is None
     found_by(guard, "cpu")
     assert started[1].wait(10) == -signal.SIGKILL
+
+
+def test_the_jobs_tell_who_sits_there_and_how_long(site: Path) -> None:
+    workshop = site / "notebooks" / "WKSHP-Long"
+    workshop.mkdir(parents=True, exist_ok=True)
+    (workshop / "wod.yml").write_text("name: Long\nduration: 6\n", encoding="ascii")
+    settings = configured(site, WODNOBO=str(site / "notebooks"), WODAPIDBEXTURL="https://api.example.org/api")
+    asker = Asker(settings)
+    assert asker.ask() is None
+    store = open_store(settings)
+    store.migrate()
+
+    def done(student: int, action: str, at: float, state: str = "done") -> None:
+        mail = {"backend": store.backend, "state": state, "action": action, "students": f"[{student}]"}
+        with store.transaction() as connection:
+            told = {"spool_key": f"{student}-{at}", "received": iso(at), "received_at": at}
+            row = connection.execute(requests.insert(), {**told, **mail})
+            values = {"request": row.inserted_primary_key[0], "workshop": "WKSHP-Long", "finished": iso(at), **mail}
+            connection.execute(jobs.insert(), values)
+
+    done(FIRST, "CREATE", 1000.0)
+    done(FIRST + 1, "CREATE", 1000.0)
+    assert asker.ask() == Sittings({FIRST: 1000.0, FIRST + 1: 1000.0}, {FIRST: 21600, FIRST + 1: 21600}, frozenset())
+    done(FIRST, "CLEANUP", 2000.0)
+    done(FIRST + 1, "CLEANUP", 3000.0, "failed")
+    found = asker.ask()
+    store.close()
+    assert found == Sittings({FIRST: 2000.0, FIRST + 1: 1000.0}, {FIRST + 1: 21600}, frozenset())
 
 
 def test_dry_run_only_looks(site: Path, started: list[Any]) -> None:

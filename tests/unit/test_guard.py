@@ -307,6 +307,29 @@ def test_one_look_counts_as_one_stop_whatever_it_found() -> None:
     assert list(cases.wanted()) == [1]
 
 
+def test_what_the_one_before_did_is_not_the_next_ones() -> None:
+    cases = Cases(POLICY.ladder)
+    cases.look([finding()], 0, 1000)
+    (stop,) = cases.look([finding()], 60, 1060)
+    assert cases.stopped(stop, 60, left=True) is True
+    assert cases.changed({2: 9000.0, 1: 900.0}, 70, 1070) == set()  # the CREATE before all that
+    assert (cases.changed({1: 1065.0}, 70, 1070), cases.wanted()) == ({1}, {})
+    assert [step.kind for step in cases.look([finding()], 900, 1900)] == ["open"]  # warned, and not stopped at once
+    assert cases.look([finding()], 915, 1915) == []
+    (stop,) = cases.look([finding()], 960, 1960)
+    assert (cases.stopped(stop, 960, left=False), cases.changed({1: 1065.0}, 970, 1970)) == (False, set())
+
+
+def test_a_stop_of_what_is_gone_is_none_unless_it_always_is() -> None:
+    cases = Cases(POLICY.ladder)
+    cases.look([finding()], 0, 0)
+    stops = [cases.look([finding()], now, now)[0] for now in (60, 75)]
+    assert [cases.stopped(stop, 60, left=False, ended=0) for stop in stops] == [False, False]
+    assert (cases.seats, stops[0].case.stops) == ({}, 0)
+    (stop,) = cases.look([finding()], 90, 90)
+    assert cases.stopped(stop, 90, left=False, ended=0) is True
+
+
 def test_a_restart_remembers_cases_and_stops() -> None:
     cases, later = Cases(POLICY.ladder), Cases(POLICY.ladder)
     cases.look([finding()], 0, 0)

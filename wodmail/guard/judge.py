@@ -52,6 +52,7 @@ class Judge:
         self.policy, self.programs = policy, Programs(policy)
         self.lineage = Lineage(self.programs.hub)
         self.in_session: frozenset[int] = frozenset()  # students whose session goes on: their kernels may be old
+        self.limits: dict[int, float] = {}  # how old a student's kernels may be, where that is known
         self.tracks: dict[Key, Track] = {}
         self.together: dict[int, Track] = {}
         self.everything = Everything()
@@ -195,8 +196,9 @@ class Judge:
     def _aged(self, seen: Seen, found: Found) -> None:
         """Kernels that are too old, wherever they come from."""
         policy = self.policy.kernels
-        if seen.age_seconds > policy.limit_seconds and seen.student not in self.in_session:
-            hours = f"{seen.age_seconds / 3600:.1f} h old, limit {policy.limit_seconds / 3600:.1f} h"
+        limit = self.limits.get(seen.student, policy.limit_seconds)
+        if seen.age_seconds > limit and seen.student not in self.in_session:
+            hours = f"{seen.age_seconds / 3600:.1f} h old, limit {limit / 3600:.1f} h"
             found.setdefault((seen.student, "kernel-age"), []).append((seen, policy.then, f"{_what(seen)}: {hours}"))
 
     def _too_long(self, track: Track) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 from wodmail.guard.judge import Finding
 from wodmail.guard.policy import Ladder, Rung
 
+_VAIN = 3  # looks in which a stop finds all processes gone
+
 
 @dataclass
 class Case:
@@ -30,6 +32,7 @@ class Case:
         told: WODMONITOR was told, or is not to be.
         stops: how often its processes were stopped.
         failed: the last stop left something running.
+        vain: how many stops one after another ended nothing, and left nothing.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Case:
     told: bool = False
     stops: int = 0
     failed: bool = False
+    vain: int = 0
 
 
 @dataclass
@@ -53,12 +57,14 @@ class Seat:
         wanted: name of the case for which a PURGE has to be sent; empty for none.
         purged: monotonic seconds of the last PURGE.
         troubled: WODMONITOR was told that it could not be sent.
+        wanted_at: seconds since 1970 of the look that wanted it.
     """
 
     stops: list[float] = field(default_factory=list)
     wanted: str = ""
     purged: float | None = None
     troubled: bool = False
+    wanted_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,14 +121,21 @@ class Cases:
                 steps.append(Step("stop", case, finding))
         return steps
 
-    def stopped(self, step: Step, now: float, *, left: bool) -> bool:
+    def stopped(self, step: Step, now: float, *, left: bool, ended: int = 1) -> bool:
         """Note a stop; says whether a PURGE has become due (`wanted`).
 
         Args:
             step: the stop.
             now: monotonic seconds.
             left: something still runs, so the next rung is taken at once.
+            ended: how many processes were ended. A stop that found all of them gone is none; but whose processes are
+                always gone when they are to be stopped gets out of the way of it, as if they still ran.
         """
+        step.case.vain = 0 if ended or left else step.case.vain + 1
+        if step.case.vain >= _VAIN:
+            step.case.vain, left = 0, True
+        elif step.case.vain:
+            return False
         step.case.stops += 1
         step.case.failed = left
         if step.finding.then < Rung.PURGE:
@@ -136,8 +149,31 @@ class Cases:
         enough = left or len(seat.stops) >= self.ladder.purge_after_stops
         if not (enough and again):
             return False
-        seat.wanted = seat.wanted or step.case.name
+        if not seat.wanted:
+            seat.wanted, seat.wanted_at = step.case.name, step.case.at + now - step.case.opened
         return True
+
+    def changed(self, since: Mapping[int, float], now: float, at: float) -> set[int]:
+        """Forget what those before did whose seat is another's, or nobody's, by now.
+
+        Args:
+            since: when that was, seconds since 1970, by student.
+            now: monotonic seconds.
+            at: seconds since 1970.
+
+        Returns:
+            The students of whom something was forgotten.
+        """
+        old = {key for key, case in self.cases.items() if case.at < since.get(case.student, 0.0)}
+        self.cases = {key: case for key, case in self.cases.items() if key not in old}
+        forgotten = {student for student, _ in old}
+        for student, seat in list(self.seats.items()):
+            moment = since.get(student, 0.0) - at + now
+            before = [stop for stop in [*seat.stops, *([] if seat.purged is None else [seat.purged])] if stop < moment]
+            if before or (seat.wanted and seat.wanted_at < since.get(student, 0.0)):
+                del self.seats[student]
+                forgotten.add(student)
+        return forgotten
 
     def wanted(self) -> dict[int, str]:
         """Students whose seat has to be purged, with the case that led to it."""

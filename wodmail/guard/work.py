@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 
-from wodmail import sessions
 from wodmail.config import Settings
 from wodmail.errors import ConfigError, Refused, Temporary, WodmailError
 from wodmail.guard import evidence, files, policy, purge, records
@@ -19,12 +18,12 @@ from wodmail.guard.letters import Letters
 from wodmail.guard.load import Alarm, Facts, GpuWatch, Smi, facts
 from wodmail.guard.policy import Rung
 from wodmail.guard.scan import Watcher
+from wodmail.guard.sittings import Asker
 from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
 from wodmail.guard.tracks import Look
 from wodmail.guard.watch import Seen, Students
 from wodmail.mail.grammar import visible
-from wodmail.store import open_store
 
 log = structlog.get_logger("wodmail.guard")
 
@@ -79,6 +78,7 @@ class Guard:
         self.letters = Letters(settings, self.policy.ladder.mails_an_hour)
         self.evidence = evidence.Store(self.folder, settings.WODRETENTION)
         self.alarm = Alarm(self.policy.load)
+        self._sittings = Asker(settings)
         self._gpus = GpuWatch(smi or Smi())
         self._next_sweep = self._next_purge = self._next_sessions = float("-inf")
         self._by_pid: dict[int, Seen] = {}
@@ -91,7 +91,7 @@ class Guard:
         begun = time.perf_counter()
         now = time.monotonic()
         look = self._look(now)
-        self._look_at_sessions(now)
+        self._look_at_sessions(now, always=bool(self.cases.cases or self.cases.seats))
         found = [*self.judge.judge(look), *self._hidden(look)]
         cycle = Cycle(found, processes=len(look.processes), scan_seconds=time.perf_counter() - begun)
         self._by_pid = {seen.pid: seen for seen in look.processes}
@@ -109,19 +109,25 @@ class Guard:
             self._sweep(now)
         return cycle
 
-    def _look_at_sessions(self, now: float) -> None:
-        """Learn whose session goes on: with the embedded registry its end counts, not the policy's hours."""
-        if self.settings.apidb or now < self._next_sessions:
+    def _look_at_sessions(self, now: float, *, always: bool) -> None:
+        """Learn who sits where: whose session goes on, and of whom nothing counts any more.
+
+        Args:
+            now: monotonic seconds.
+            always: also when it was done a short while ago.
+        """
+        if now < self._next_sessions and not always:
             return
         self._next_sessions = now + SESSIONS_EVERY
-        store = open_store(self.settings)
         try:
-            if store.made():
-                self.judge.in_session = frozenset(each.student for each in sessions.running(store) if each.left > 0)
+            found = self._sittings.ask()
         except Temporary as error:  # what was known last stays true enough
             log.warning("service-away", cause=error.operator)
-        finally:
-            store.close()
+            return
+        if found is not None:
+            self.judge.in_session, self.judge.limits = found.going_on, found.limits
+            for student in self.cases.changed(found.since, now, time.time()):
+                self.judge.stopped(student)
 
     def measure(self) -> None:
         """Look without doing anything about it, so that the next cycle knows how busy each process is."""
@@ -177,7 +183,7 @@ class Guard:
         which = ", ".join(f"{seen.pid} {visible(seen.exe, 100)}" for seen in found.processes[:5])
         told = f"{result.ended} ended, {len(left)} left; found: {which}"
         self._keep(lambda: self.evidence.note(case, "stop", told))
-        due = self.cases.stopped(step, now, left=bool(left))
+        due = self.cases.stopped(step, now, left=bool(left), ended=result.ended)
         words = f"stopped {result.ended} process(es) of {who}" + (f"; {len(left)} still run(s)" if left else "")
         return [words, *([f"{who}: the seat is to be purged"] if due else [])]
 
