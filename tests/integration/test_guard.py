@@ -432,6 +432,28 @@ def test_tricks_that_make_a_process_look_like_anothers(site: Path, started: list
     assert started[1].wait(10) == -signal.SIGKILL
 
 
+def test_a_flood_of_findings_hides_neither_load_nor_purges(site: Path, started: list[Any]) -> None:
+    changes = {"ladder": {"mails_an_hour": 1}, "load": {"load_limit_per_core": 0.0001, "longer_than_seconds": 0}}
+    settings = configured(site, {**changes, "denied": {"names": ["sleep"], "then": "warn"}})
+    started += [run_as(FIRST_UID + more, "sleep", "60") for more in range(3)]
+    guard = Guard(settings.model_copy(update={"WODOUTBOX": None, "WODSMTPURL": f"smtp://127.0.0.1:{free_port()}"}))
+    guard.cases.tell(FIRST, "a-case", "words", "")
+    guard.cycle()
+    guard.cycle()
+    assert [kind.split("-")[0] for kind in guard.letters.waiting if kind.startswith("load")] == ["load"]
+    assert guard.alarm._told == {}  # nothing was handed over
+    later = Guard(settings)
+    later.cycle()
+    subjects = [text.partition("Subject: ")[2].splitlines()[0] for text in mails(site)]
+    assert len([each for each in subjects if "denied" in each]) == 1
+    assert len([each for each in subjects if "too much to do" in each or "PURGE" in each]) == 2
+    assert (set(later.alarm._told), later.cases.letters) == ({"load"}, {})
+    silent = Guard(settings.model_copy(update={"WODMONITOR": None}))
+    silent.cases.tell(FIRST, "another", "words", "")
+    silent.cycle()
+    assert silent.cases.letters == {}  # nobody is to be told
+
+
 def test_the_jobs_tell_who_sits_there_and_how_long(site: Path) -> None:
     workshop = site / "notebooks" / "WKSHP-Long"
     workshop.mkdir(parents=True, exist_ok=True)

@@ -93,6 +93,7 @@ class Cases:
         self.ladder = ladder
         self.cases: dict[tuple[int, str], Case] = {}
         self.seats: dict[int, Seat] = {}
+        self.letters: dict[str, dict[str, Any]] = {}  # of PURGEs, until they are handed over
 
     def look(self, findings: Iterable[Finding], now: float, at: float) -> list[Step]:
         """Take the findings of one look.
@@ -184,6 +185,18 @@ class Cases:
         seat = self.seats.setdefault(student, Seat())
         seat.purged, seat.wanted, seat.stops = now, "", []
 
+    def tell(self, student: int, name: str, words: str, trouble: str) -> None:
+        """Note that WODMONITOR has to be told of a PURGE.
+
+        Args:
+            student: whose.
+            name: the case's.
+            words: what was found.
+            trouble: why the PURGE could not be sent; empty when it was.
+        """
+        kind = f"{name}.{'trouble' if trouble else 'purge'}"
+        self.letters[kind] = {"student": student, "case": name, "words": words, "trouble": trouble}
+
     def untold(self) -> list[Case]:
         """The cases that WODMONITOR has not been told of, the oldest first."""
         return sorted((case for case in self.cases.values() if not case.told), key=lambda case: case.opened)
@@ -206,6 +219,7 @@ class Cases:
         """What has to survive a restart, as plain data."""
         return {
             "cases": [asdict(case) for case in self.cases.values()],
+            "letters": self.letters,
             "seats": {str(student): asdict(seat) for student, seat in self.seats.items()},
         }
 
@@ -217,6 +231,7 @@ class Cases:
         """
         cases = [Case(**each) for each in data["cases"]]
         seats = {int(student): Seat(**seat) for student, seat in data["seats"].items()}
+        self.letters = {kind: dict(told) for kind, told in data.get("letters", {}).items()}
         self.cases, self.seats = {(case.student, case.rule): case for case in cases}, seats
 
 

@@ -39,28 +39,32 @@ _TEMPLATES = jinja2.Environment(
 _TEMPLATES.filters["visible"] = visible
 
 
+def _nothing() -> None:
+    """Nothing follows from a mail that was handed over."""
+
+
 class Letters:
     """Mails that wait to be handed over.
 
     Args:
         settings: WODMONITOR gets them; without one there are none.
-        most: mails an hour.
+        most: mails an hour of each kind: about findings, about PURGEs, about the load.
     """
 
     def __init__(self, settings: Settings, most: int) -> None:
         self.most = most
         self._settings = settings
         self._sender = Sender(settings, timeout=_SECONDS) if settings.WODMONITOR else None
-        self._waiting: deque[tuple[str, EmailMessage, Callable[[], None]]] = deque()
-        self._handed: deque[float] = deque()
+        self._waiting: deque[tuple[str, str, EmailMessage, Callable[[], object]]] = deque()
+        self._handed: dict[str, deque[float]] = {}  # by template: findings take nothing from what matters more
 
     @property
     def waiting(self) -> set[str]:
         """The kinds of the mails that wait."""
-        return {kind for kind, _, _ in self._waiting}
+        return {kind for _, kind, _, _ in self._waiting}
 
     def finding(
-        self, case: Case, data: Mapping[str, Any], ladder: Ladder, file: Path, done: Callable[[], None]
+        self, case: Case, data: Mapping[str, Any], ladder: Ladder, file: Path, done: Callable[[], object]
     ) -> None:
         """The mail about a case, its only one.
 
@@ -76,21 +80,27 @@ class Letters:
         subject = f"student{case.student}: {case.words}"
         self._write("finding", case.name, subject, {**values, "data": shown, "ladder": ladder}, done)
 
-    def purge(self, student: int, name: str, words: str, folder: Path, trouble: str = "") -> None:
+    def purge(self, kind: str, told: Mapping[str, Any], folder: Path, done: Callable[[], object]) -> None:
         """The mail that a seat is purged, or should be.
 
         Args:
-            student: whose.
-            name: the case's.
-            words: what was found.
+            kind: tells it from all other mails of the guard.
+            told: `student`; `case`, its name; `words`, what was found; `trouble`, why the PURGE could not be sent.
             folder: where the evidence is.
-            trouble: why the PURGE could not be sent; empty when it was.
+            done: called when the mail is handed over, or will never be.
         """
-        outcome, kind = ("could not be asked for", "trouble") if trouble else ("is purged", "purge")
-        values = {"student": student, "case": name, "words": words, "folder": folder, "trouble": trouble}
-        self._write("purge", f"{name}.{kind}", f"student{student}: PURGE of the seat {outcome}", values)
+        outcome = "could not be asked for" if told["trouble"] else "is purged"
+        subject = f"student{told['student']}: PURGE of the seat {outcome}"
+        self._write("purge", kind, subject, {**told, "folder": folder}, done)
 
-    def load(self, over: Mapping[str, str], rates: Mapping[int, float], window_seconds: float, policy: Load) -> None:
+    def load(
+        self,
+        over: Mapping[str, str],
+        rates: Mapping[int, float],
+        window_seconds: float,
+        policy: Load,
+        done: Callable[[], object],
+    ) -> None:
         """The mail that the machine has too much to do.
 
         Args:
@@ -98,11 +108,12 @@ class Letters:
             rates: cores that each student uses.
             window_seconds: over which.
             policy: the policy's part.
+            done: called when the mail is handed over, or will never be.
         """
         busiest = sorted((pair for pair in rates.items() if pair[1] >= 0.01), key=lambda pair: -pair[1])[:5]
         values = {"over": list(over.values()), "busiest": busiest, "window": window_seconds, "policy": policy}
-        kind = f"load-{'-'.join(sorted(over))}-{time.time_ns():x}"
-        self._write("load", kind, f"too much to do: {'; '.join(over.values())}", values)
+        kind = f"load-{'-'.join(sorted(over))}"
+        self._write("load", kind, f"too much to do: {'; '.join(over.values())}", values, done)
 
     def _write(
         self,
@@ -110,7 +121,7 @@ class Letters:
         kind: str,
         subject: str,
         values: Mapping[str, object],
-        done: Callable[[], None] = lambda: None,
+        done: Callable[[], object],
     ) -> None:
         """Make a mail due; `kind` tells it from all other mails of the guard."""
         if self._sender is None:
@@ -128,12 +139,12 @@ class Letters:
             automatic="auto-generated",
         )
         if len(self._waiting) >= _WAITING:
-            _, _, lost = self._waiting.popleft()
+            _, _, _, lost = self._waiting.popleft()
             lost()
             log.warning("guard-mail-withheld", why="too many wait")
-        self._waiting.append((kind, mail, done))
+        self._waiting.append((template, kind, mail, done))
 
-    def send(self, beat: Callable[[], None] = lambda: None) -> int:
+    def send(self, beat: Callable[[], object] = _nothing) -> int:
         """Hand over what waits; gives how many. Trouble with the mail server leaves the rest for the next time.
 
         Args:
@@ -141,8 +152,8 @@ class Letters:
         """
         sent = 0
         while self._waiting and self._sender is not None:
-            _, mail, done = self._waiting[0]
-            if not self._within_budget():
+            template, _, mail, done = self._waiting[0]
+            if not self._within_budget(template):
                 log.warning("guard-mail-withheld", subject=str(mail["Subject"]), most_an_hour=self.most)
             else:
                 try:
@@ -153,14 +164,15 @@ class Letters:
                 except Failed as error:
                     log.error("guard-mail-failed", cause=error.operator)  # noqa: TRY400 - an expected error
                 else:
-                    self._handed.append(time.monotonic())
+                    self._handed[template].append(time.monotonic())
                     sent += 1
             self._waiting.popleft()
             done()
             beat()
         return sent
 
-    def _within_budget(self) -> bool:
-        while self._handed and self._handed[0] < time.monotonic() - HOUR:
-            self._handed.popleft()
-        return len(self._handed) < self.most
+    def _within_budget(self, template: str) -> bool:
+        handed = self._handed.setdefault(template, deque())
+        while handed and handed[0] < time.monotonic() - HOUR:
+            handed.popleft()
+        return len(handed) < self.most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -221,12 +222,16 @@ class Guard:
             return
         if seat is not None:
             seat.troubled = bool(trouble)
-        self.letters.purge(student, name, case.words if case else "", self.folder / "evidence", trouble)
+        self.cases.tell(student, name, case.words if case else "", trouble)
 
     # -- telling ----------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Make the mails due about cases that WODMONITOR doesn't know."""
+        """Make the mails due about cases and PURGEs that WODMONITOR doesn't know."""
+        for kind, words in list(self.cases.letters.items()):
+            if kind not in self.letters.waiting:
+                done = functools.partial(self.cases.letters.pop, kind, None)
+                self.letters.purge(kind, words, self.folder / "evidence", done)
         for case in self.cases.untold():
             if case.name not in self.letters.waiting:
                 file = self.evidence.file(case)
@@ -235,12 +240,14 @@ class Guard:
     def _load(self, found: Facts, now: float) -> list[str]:
         """Tell of a load that has been too high for too long."""
         due = self.alarm.look(found, now)
-        if not due:
+        if not due or any(kind.startswith("load-") for kind in self.letters.waiting):
             return []
         if not self.dry_run:
             log.warning("guard-load", over=list(due.values()))
-            self.letters.load(due, self.judge.rates(), self.policy.cpu.window_seconds, self.policy.load)
-        self.alarm.told(due, now)
+            told = functools.partial(self.alarm.told, list(due), now)
+            self.letters.load(due, self.judge.rates(), self.policy.cpu.window_seconds, self.policy.load, told)
+        else:
+            self.alarm.told(due, now)
         return [f"{'would tell' if self.dry_run else 'told'} WODMONITOR: {words}" for words in due.values()]
 
     # -- files ------------------------------------------------------------------------------------------------
