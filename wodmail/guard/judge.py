@@ -57,6 +57,7 @@ class Judge:
         self.together: dict[int, Track] = {}
         self.everything = Everything()
         self._last: dict[Key, Seen] = {}
+        self._entries: dict[int, Allowed | None] | None = None  # by pid, while one look is judged
         self._used: dict[int, float] = {}
         self._gpu: dict[Key, float] = {}
         self._gpu_at: float | None = None
@@ -73,6 +74,7 @@ class Judge:
             look: what was seen now; looks come in the order of time.
         """
         self.lineage.look(look.processes)
+        self._entries = {}
         self._measure(look)
         found: Found = {}
         by_pid = self._single(look, found)
@@ -80,6 +82,7 @@ class Judge:
         self._sockets(look, found)
         self._summed(look, found)
         self._long(look, found)
+        self._entries = None
         self.programs.forget({seen.key for seen in look.processes})
         return [_finding(key, entries) for key, entries in sorted(found.items(), key=lambda item: item[0])]
 
@@ -95,6 +98,13 @@ class Judge:
 
     def allowed(self, seen: Seen) -> Allowed | None:
         """The entry of the allow-list for a process: by its program, and by where it comes from."""
+        if self._entries is None:
+            return self._entry(seen)
+        if seen.pid not in self._entries:
+            self._entries[seen.pid] = self._entry(seen)
+        return self._entries[seen.pid]
+
+    def _entry(self, seen: Seen) -> Allowed | None:
         entry = self.programs.allowed(seen)
         if entry is None or not (entry.kernel or entry.parents):
             return entry
