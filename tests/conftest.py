@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,17 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration of the machine reaches a test."""
     for name in ("WOD_CONFIG", "NOTIFY_SOCKET"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """A test that leaves another umask behind breaks those that come after it, so it fails by itself."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        left = os.umask(before)
+    assert left == 0o022, f"this test left the umask {left:04o}"
 
 
 def absent_parts() -> list[str]:

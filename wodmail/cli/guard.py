@@ -148,17 +148,20 @@ def _ready(file: Path | None, dry_run: bool) -> Iterator[Guard]:
     from wodmail.guard import files, rights
     from wodmail.guard.work import Guard
 
-    os.umask(0o077)
-    settings = load(file, files=False)
-    rights.take(settings)
-    masker = logs.Masker()
-    masker.register_settings(settings)
-    logs.setup(masker)
-    if missing := rights.missing():
-        raise Failed("The guard needs root's rights; use the service, or sudo.", f"missing: {', '.join(missing)}")
-    made = Guard(settings, dry_run=dry_run)
-    with nullcontext() if dry_run else files.held(made.folder):
-        yield made
+    before = os.umask(0o077)
+    try:
+        settings = load(file, files=False)
+        rights.take(settings)
+        masker = logs.Masker()
+        masker.register_settings(settings)
+        logs.setup(masker)
+        if missing := rights.missing():
+            raise Failed("The guard needs root's rights; use the service, or sudo.", f"missing: {', '.join(missing)}")
+        made = Guard(settings, dry_run=dry_run)
+        with nullcontext() if dry_run else files.held(made.folder):
+            yield made
+    finally:
+        os.umask(before)
 
 
 def _tell(report: dict[str, Any], done: list[str]) -> None:
