@@ -155,6 +155,8 @@ class Machine:
                 stdout=log,
                 stderr=log,
                 cwd="/",
+                # Of the kernel's values it may set those of its network (systemd-nspawn's ENVIRONMENT.md).
+                env={**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},
             )
         self._wait_booted()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import socket
@@ -28,6 +29,11 @@ PRIVATE_TASKS = """---
     owner: root
     group: root
     mode: "0644"
+"""
+# ufw keeps a single host's address without its prefix.
+VARIABLES = """
+wod_firewall_udp:
+  backend: [53, {port: 5353, from: [192.0.2.7/32, "2001:db8::7/128", "2001:db8::/32"]}]
 """
 BREAKS = {
     "limits": "sed -i s/800000/10/ /etc/security/limits.d/99-wodmail.conf",
@@ -66,7 +72,28 @@ class Story:
     after: dict[str, Any]
     again: dict[str, Any]
     seconds: float
-    touched: str
+    listed: tuple[str, str]
+
+
+# Names, kinds, modes, owners, links, inodes of files (one that is written anew has another), contents; then what is at
+# work: rules of the firewall, values of the kernel, units and whether they run.
+LISTING = """
+places="/etc /home /opt/wod /opt/wodmail/bin /student /usr/local /var/spool/cron"
+find $places '(' -type d -printf '%p d %m %U %G\\n' -o -printf '%p %y %m %U %G %i %l\\n' ')' | sort
+find $places -type f -print0 | sort -z | xargs -0 sha256sum
+ufw status verbose
+iptables-save | sed '/^#/d; s/\\[[0-9:]*\\]//'
+sysctl net.ipv4.tcp_keepalive_time kernel.threads-max kernel.pid_max vm.max_map_count
+systemctl list-unit-files --no-legend --no-pager
+for unit in wodmail jupyterhub wod-kill-processes fail2ban chrony ufw postfix cron wod-deliver.timer; do
+  echo "$unit $(systemctl show -P ActiveState -P MainPID -P InvocationID "$unit" | tr '\\n' ' ')"
+done
+"""
+
+
+def listing(machine: Machine) -> str:
+    """What an audit must leave as it is, line by line."""
+    return machine.shell(LISTING)
 
 
 def check(machine: Machine, *words: str, status: int | None = None) -> dict[str, Any]:
@@ -86,9 +113,9 @@ def verdicts(found: dict[str, Any]) -> dict[str, str]:
 
 
 def prepare(machine: Machine) -> None:
-    """Private files of a site, and a port of UDP."""
+    """Private files of a site, a port of UDP, one for single hosts."""
     machine.write(f"{PRIVATE}/ansible/check_backend.yml", PRIVATE_TASKS)
-    machine.write(f"{PRIVATE}/ansible/group_vars/production.yml", "wod_firewall_udp: {backend: [53]}\n")
+    machine.write(f"{PRIVATE}/ansible/group_vars/production.yml", VARIABLES)
     machine.write(f"{PRIVATE}/sys/skel/.config/site.conf", "of = site\n")
     machine.write(f"{PRIVATE}/sys/skel/.bashrc", "# the site's own\n")
     machine.shell(f"grep -q ^WODPRIVDIR: /etc/wod.yml || echo 'WODPRIVDIR: {PRIVATE}' >>/etc/wod.yml")
@@ -108,13 +135,13 @@ def story(backend: Machine) -> Story:
     """All items broken at once, an audit, a run that mends, an audit, a second run."""
     before = check(backend, status=0)
     backend.shell("\n".join(BREAKS.values()))
-    backend.shell("touch /run/mark")
+    listed = [listing(backend)]
     audit = check(backend, "--check", status=2)
-    touched = backend.shell("find /etc /home /opt/wod /usr/local /student -newer /run/mark -type f")
+    listed.append(listing(backend))
     fix = check(backend, status=0)
     after, seconds = timed_audit(backend)
     again = check(backend, status=0)
-    return Story(before, audit, fix, after, again, seconds, touched)
+    return Story(before, audit, fix, after, again, seconds, (listed[0], listed[1]))
 
 
 def timed_audit(machine: Machine) -> tuple[dict[str, Any], float]:
@@ -139,7 +166,11 @@ def test_differs_fixed_ok(story: Story, name: str) -> None:
 
 
 def test_an_audit_changes_nothing(story: Story) -> None:
-    assert story.touched == ""
+    """No file, mode, owner or link; no rule of the firewall, no value of the kernel, no unit."""
+    before, after = (listed.splitlines() for listed in story.listed)
+    assert list(difflib.unified_diff(before, after, n=0, lineterm="")) == []
+    assert {"/etc/passwd", "/home/wodadmin/.profile", "/student/student1"} <= {line.split(" ")[0] for line in before}
+    assert "Status: inactive" in before and any(line.startswith("kernel.pid_max = ") for line in before)
 
 
 def test_the_second_run_changes_nothing(story: Story) -> None:
@@ -173,6 +204,22 @@ def test_what_a_container_may_not_set_is_told(story: Story, backend: Machine) ->
     assert "kernel.pid_max" in told and "container" in told
     assert "kernel.pid_max=200000" in backend.read("/etc/sysctl.d/99-wodmail.conf")
     assert "a container" in " ".join(story.after["time"]["what"])
+
+
+def test_what_this_machine_may_set_is_at_work(story: Story, backend: Machine) -> None:
+    """The keep-alive time belongs to the machine's own network, so here it may be set, as no other value of ours."""
+    name, file = "net.ipv4.tcp_keepalive_time", "/proc/sys/net/ipv4/tcp_keepalive_time"
+    assert story.after["sysctl"]["status"] == "ok"
+    if backend.run(["test", "-w", file], check=False).status != 0:
+        assert name in " ".join(story.after["sysctl"]["what"])
+        return
+    assert backend.read(file) == "1800\n"
+    backend.shell(f"echo 7200 >{file}")
+    audit = check(backend, "--check", "--item", "sysctl", status=2)["sysctl"]
+    assert (audit["status"], backend.read(file)) == ("differs", "7200\n")
+    assert check(backend, "--item", "sysctl", status=0)["sysctl"]["status"] == "fixed"
+    assert backend.read(file) == "1800\n"
+    assert check(backend, "--check", "--item", "sysctl", status=0)["sysctl"]["status"] == "ok"
 
 
 def test_the_limits_are_at_work_in_a_login(story: Story, backend: Machine) -> None:
@@ -216,7 +263,9 @@ def test_private_files_win(story: Story, backend: Machine) -> None:
     assert story.after["skel"]["status"] == "ok"
     assert backend.read("/etc/skel/.bashrc") == "# the site's own\n"
     assert backend.read("/etc/skel/.config/site.conf") == "of = site\n"
-    assert "53/udp" in backend.run(["ufw", "status"]).out
+    rules = backend.run(["ufw", "status"]).out
+    assert "53/udp" in rules
+    assert {"192.0.2.7", "2001:db8::7", "2001:db8::/32"} <= set(rules.split())
 
 
 def test_private_tasks_come_before_the_users(story: Story, backend: Machine) -> None:

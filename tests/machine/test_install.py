@@ -119,11 +119,35 @@ def test_again_changes_nothing(backend: Machine) -> None:
     assert backend.read("/etc/wod.yml") == before
 
 
+def test_newer_playbooks_are_not_played_by_older_code(backend: Machine) -> None:
+    """`wod-install` alone, after a `git pull`: refused with what to call instead; an audit goes on and counts it."""
+    module, before = "/opt/wod/wod-backend/wodmail/paths.py", backend.read("/etc/wod.yml")
+    text = backend.read(module)
+    backend.write(module, text + "# a newer one\n")
+    try:
+        refused = backend.run(["wod-install", "-p", "10027"], check=False)
+        audited = backend.run(["wod-install", "--check", "--json"], check=False, timeout=300)
+    finally:
+        backend.write(module, text)
+    assert refused.status == 78
+    assert "/opt/wod/wod-backend/scripts/wod-install.sh" in refused.err and "paths.py" in refused.err
+    assert backend.read("/etc/wod.yml") == before
+    assert audited.status == 2
+    said = json.loads(audited.out)
+    assert (said["ok"], said["changed"], said["modules"]) == (True, 1, ["paths.py"])
+
+
 def test_a_change_of_the_configuration_is_carried_through(backend: Machine) -> None:
-    """An option given anew changes its key, and what depends on it."""
+    """An option given anew changes its key, and what depends on it. A web server in front still gets to the hub."""
     assert f"WODSENDER: {SENDER}" in backend.read("/etc/wod.yml")
-    done = json.loads(backend.run(["wod-install", "-p", "10026", "--json"], timeout=300).out)
-    assert done["ok"] and done["configuration"] == ["WODPOSTPORT"]
+    backend.shell("ufw delete allow 8000/tcp")
+    argv = ["wod-install", "-p", "10026", "-e", "https://lab.example.org", "--json"]
+    done = json.loads(backend.run(argv, timeout=300).out)
+    assert done["ok"]
+    assert sorted(done["configuration"]) == ["WODBEEXTFQDN", "WODBEPORT", "WODBEPROTO", "WODPOSTPORT"]
+    let_in = {line.split()[0] for line in backend.run(["ufw", "status"]).out.splitlines() if " ALLOW " in line}
+    assert {"22/tcp", "443/tcp", "8000/tcp"} <= let_in
+    assert "port = 8000,443\n" in backend.read("/etc/fail2ban/jail.d/wodmail.conf")
     assert ":10026 " in backend.run(["ss", "-Hltn"]).out
     assert "export WODPOSTPORT=10026" in backend.read("/etc/wod.sh")
 
