@@ -1,70 +1,23 @@
-"""Replace brand names in a folder of texts and notebooks by a map of regular expressions (docs/rebranding.md).
-
-`read_rules`, `rebranded` and `in_notebook` decide and write nothing; `rebrand` puts them to work on a folder.
-"""
+"""Replace brand names in a folder of texts and notebooks by a map of regular expressions (docs/rebranding.md)."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import yaml
+from wodmail.rebrandingnotebook import BrokenError, in_notebook
+from wodmail.rebrandingplace import Place
+from wodmail.rebrandingrules import Rule, UnstableError, rebranded
 
-from wodmail.errors import ConfigError, Problem
-
-SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", ".ipynb_checkpoints", "__pycache__", "node_modules"})
+SKIPPED = frozenset({".git", ".hg", ".svn", ".ipynb_checkpoints", "__pycache__", "node_modules"})
 LARGEST = 64 * 1024 * 1024
 LOOKED_AT = 8192
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_KEY_FOLLOWS = re.compile(r"\s*:")
-_PICTURE = re.compile(r"(image|audio|video|font)/|application/(pdf|octet-stream|zip|vnd\.)")
-_INLINE = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=\s]*?(?=[^A-Za-z0-9+/=\s]|\Z)")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    r"""One line of the map.
-
-    Args:
-        pattern: what is looked for.
-        text: what it becomes; may name groups as \1 or \g<name>.
-    """
-
-    pattern: re.Pattern[str]
-    text: str
-
-    def apply(self, text: str) -> tuple[str, int]:
-        """The text with every match replaced, and how many were; what already reads as it should counts as none."""
-        count = 0
-
-        def replaced(match: re.Match[str]) -> str:
-            nonlocal count
-            found, wanted = match.group(0), match.expand(self.text)
-            if found == wanted or _stands(text, match.start(), found, wanted):
-                return found
-            count += 1
-            return wanted
-
-        return self.pattern.sub(replaced, text), count
-
-
-def _stands(text: str, start: int, found: str, wanted: str) -> bool:
-    """Whether the replacement, which holds what it replaces, is there already: so that a second run changes nothing."""
-    offset = wanted.find(found) if found else -1
-    while offset >= 0:
-        first = start - offset
-        if first >= 0 and text.startswith(wanted, first):
-            return True
-        offset = wanted.find(found, offset + 1)
-    return False
 
 
 class Outcome(StrEnum):
@@ -81,11 +34,12 @@ class Rebranded:
     """One file.
 
     Args:
-        path: the file, relative to the folder.
+        path: the file, or a folder that can't be read, relative to the folder.
         outcome: see `Outcome`.
         count: how many places were replaced.
         diff: unified diff when it is changed.
         reason: why it failed or was passed over.
+        lost: names of files or folders that the text named and doesn't name any more; who reads it finds nothing.
     """
 
     path: str
@@ -93,147 +47,60 @@ class Rebranded:
     count: int = 0
     diff: str = ""
     reason: str = ""
+    lost: tuple[str, ...] = ()
 
 
-class UnstableError(ValueError):
-    """The rules would change their own result again; the words name the rule."""
-
-
-def read_rules(file: Path) -> tuple[Rule, ...]:
-    """The rules of a map file, in their order.
-
-    Args:
-        file: YAML, a mapping of regular expressions to texts.
-
-    Raises:
-        ConfigError: it can't be read, or isn't such a mapping; every wrong line is named.
-    """
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([Problem(str(file), f"it can't be read: {error}")]) from error
-    if not isinstance(data, dict) or not data:
-        words = "no mapping of regular expressions to texts; write lines such as  'Old Brand': New Brand"
-        raise ConfigError([Problem(str(file), words)])
-    rules, problems = [], []
-    for pattern, text in data.items():
-        try:
-            rules.append(_rule(pattern, text))
-        except (ValueError, re.error, IndexError) as error:
-            problems.append(Problem(f"{file}: {pattern}", str(error)))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(rules)
-
-
-def _rule(pattern: object, text: object) -> Rule:
-    if not isinstance(pattern, str) or not isinstance(text, str):
-        raise ValueError("both sides must be texts; put them in quotes")  # noqa: TRY004 - about a value in a file
-    compiled = re.compile(pattern)
-    if compiled.match(""):
-        raise ValueError("it also matches nothing at all, which is everywhere")
-    # Names and numbers of groups in the text are looked up now, and not when the first match comes.
-    re.compile(f"(?:{pattern})|").sub(text, "")
-    return Rule(compiled, text)
-
-
-def rebranded(text: str, rules: Sequence[Rule]) -> tuple[str, int]:
-    """A text with the rules applied in their order, and how many places were replaced (pure).
-
-    Pictures that are written into the text (data:…;base64,…) are left as they are.
-
-    Raises:
-        UnstableError: a second run would change the result again.
-    """
-    once, count = _outside_pictures(text, lambda part: _applied(part, rules))
-    for number, rule in enumerate(rules, 1):
-        again, _ = _outside_pictures(once, lambda part: _applied(part, rules))
-        if again == once:
-            break
-        if _outside_pictures(once, rule.apply)[0] != once:
-            raise UnstableError(
-                f"a second run would change it again, by rule {number}, {rule.pattern.pattern!r}: "
-                "let the expression exclude what it makes"
-            )
-    return once, count
-
-
-def _applied(text: str, rules: Sequence[Rule]) -> tuple[str, int]:
-    total = 0
-    for rule in rules:
-        text, count = rule.apply(text)
-        total += count
-    return text, total
-
-
-def _outside_pictures(text: str, change: Callable[[str], tuple[str, int]]) -> tuple[str, int]:
-    parts, total, last = [], 0, 0
-    for match in _INLINE.finditer(text):
-        changed, count = change(text[last : match.start()])
-        parts += [changed, match.group(0)]
-        total, last = total + count, match.end()
-    changed, count = change(text[last:])
-    return "".join([*parts, changed]), total + count
-
-
-def in_notebook(text: str, rules: Sequence[Rule]) -> tuple[str, int]:
-    """A notebook with the rules applied to the texts in it; names of JSON members, pictures and layout stay (pure).
-
-    Args:
-        text: the notebook's JSON.
-        rules: the rules.
-
-    Raises:
-        UnstableError: see `rebranded`.
-        ValueError: it is no JSON.
-    """
-    json.loads(text)
-    parts, total, last, key = [], 0, 0, ""
-    for match in _STRING.finditer(text):
-        if _KEY_FOLLOWS.match(text, match.end()):
-            key = match.group(0)[1:-1]
-            continue
-        if _PICTURE.match(key):
-            continue
-        literal = match.group(0)
-        changed, count = rebranded(json.loads(literal), rules)
-        if count:
-            parts += [text[last : match.start()], json.dumps(changed, ensure_ascii=literal.isascii())]
-            last, total = match.end(), total + count
-    result = "".join([*parts, text[last:]])
-    json.loads(result)
-    return result, total
-
-
-def rebrand(folder: Path, rules: Sequence[Rule], *, dry_run: bool = False) -> Iterator[Rebranded]:
+def rebrand(
+    folder: Path, rules: Sequence[Rule], *, dry_run: bool = False, leave: Path | None = None
+) -> Iterator[Rebranded]:
     """Apply rules to every text below a folder, or to one file; links are not followed.
 
     Args:
         folder: the folder.
         rules: the rules.
         dry_run: write nothing.
+        leave: a file that is passed over under whatever name: the map.
 
     Yields:
-        What became of each file, in alphabetical order of the paths.
+        What became of each file, in alphabetical order of the paths, and folders that can't be read.
     """
     base = folder if folder.is_dir() else folder.parent
-    for path in _files(folder):
-        yield _one(path, str(path.relative_to(base)), rules, dry_run)
+    found = list(_files(folder))
+    inner = (each.relative_to(base) for each in found if isinstance(each, Path))
+    names = {part for path in inner for part in path.parts if _loses(part, rules)}
+    map_ = leave.stat() if leave is not None else None
+    for each in found:
+        if isinstance(each, OSError):
+            name = str(Path(os.fsdecode(each.filename)).relative_to(base))
+            yield Rebranded(name, Outcome.FAILED, reason=f"the folder can't be read: {each.strerror}")
+        elif map_ is None or not os.path.samestat(each.lstat(), map_):
+            yield _one(each, str(each.relative_to(base)), rules, dry_run, Place(each.parent, base, names))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _loses(name: str, rules: Sequence[Rule]) -> bool:
+    """Whether a text would lose a file's name; one that is nothing but the brand is too common a word to tell."""
+    whole = any(rule.pattern.fullmatch(name) for rule in rules)
+    return not whole and any(rule.apply(name)[1] for rule in rules)
+
+
+def _files(folder: Path) -> Iterator[Path | OSError]:
     if folder.is_file():
         yield folder
         return
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
-        for name in sorted(names):
-            path = Path(where, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path
+    errors: list[OSError] = []
+    for where, folders, names in os.walk(folder, onerror=errors.append):
+        yield from errors
+        errors.clear()
+        folders[:] = sorted(name for name in folders if name not in SKIPPED)
+        yield from (
+            path
+            for name in sorted(names)
+            if name not in SKIPPED and stat.S_ISREG((path := Path(where, name)).lstat().st_mode)
+        )
+    yield from errors
 
 
-def _one(path: Path, name: str, rules: Sequence[Rule], dry_run: bool) -> Rebranded:
+def _one(path: Path, name: str, rules: Sequence[Rule], dry_run: bool, place: Place) -> Rebranded:
     try:
         if path.stat().st_size > LARGEST:
             return Rebranded(name, Outcome.BINARY, reason=f"larger than {LARGEST // 2**20} MiB")
@@ -246,18 +113,26 @@ def _one(path: Path, name: str, rules: Sequence[Rule], dry_run: bool) -> Rebrand
     except OSError as error:
         return Rebranded(name, Outcome.FAILED, reason=f"it can't be read: {error.strerror}")
     try:
-        new, count = in_notebook(old, rules) if path.suffix == ".ipynb" else rebranded(old, rules)
+        new, count = _changed(path, old, rules, place)
         if new == old:
             return Rebranded(name, Outcome.SAME)
         if not dry_run:
             _write(path, new)
-    except UnstableError as error:
+    except (UnstableError, BrokenError) as error:
         return Rebranded(name, Outcome.FAILED, reason=str(error))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Rebranded(name, Outcome.FAILED, reason=f"no valid notebook: {error}")
     except OSError as error:
         return Rebranded(name, Outcome.FAILED, reason=f"it can't be written: {error.strerror}")
-    return Rebranded(name, Outcome.CHANGED, count, _diff(name, old, new))
+    return Rebranded(name, Outcome.CHANGED, count, _diff(name, old, new), lost=place.lost)
+
+
+def _changed(path: Path, old: str, rules: Sequence[Rule], place: Place) -> tuple[str, int]:
+    if path.suffix == ".ipynb":
+        return in_notebook(old, rules, place)
+    new, count = rebranded(old, rules, place)
+    place.compare(old, new)
+    return new, count
 
 
 def _diff(name: str, old: str, new: str) -> str:
@@ -266,13 +141,14 @@ def _diff(name: str, old: str, new: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; mode and owner stay."""
+    """Write a file whole or not at all; mode, owner and group stay, and where they can't it is not written."""
     status = path.stat()
     handle, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-            if os.geteuid() == 0:
+            fresh_status = os.fstat(file.fileno())
+            if (fresh_status.st_uid, fresh_status.st_gid) != (status.st_uid, status.st_gid):
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
             os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
             file.flush()

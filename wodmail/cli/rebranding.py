@@ -16,6 +16,7 @@ from rich.table import Table
 from wodmail import rebranding as work
 from wodmail.cli.config import json_option
 from wodmail.rebranding import Outcome, Rebranded
+from wodmail.rebrandingrules import read_rules
 
 VERSION = 1
 WOULD_CHANGE = 2
@@ -37,7 +38,7 @@ def rebranding(folder: Path, file: Path, dry_run: bool, as_json: bool) -> None:
 
     Example: wod-rebranding --map brands.yml --dry-run wod-notebooks
     """
-    done = list(work.rebrand(folder, work.read_rules(file), dry_run=dry_run))
+    done = list(work.rebrand(folder, read_rules(file), dry_run=dry_run, leave=file))
     if as_json:
         click.echo(json.dumps(_as_data(done, dry_run), indent=2))
     else:
@@ -50,6 +51,7 @@ def rebranding(folder: Path, file: Path, dry_run: bool, as_json: bool) -> None:
 def _as_data(done: Sequence[Rebranded], dry_run: bool) -> dict[str, object]:
     rows = [
         {"path": each.path, "outcome": each.outcome.value, "count": each.count, "reason": each.reason}
+        | {"lost": list(each.lost)}
         | ({"diff": each.diff} if dry_run else {})
         for each in done
         if each.outcome is not Outcome.SAME
@@ -73,11 +75,15 @@ def _tell(done: Sequence[Rebranded], dry_run: bool) -> None:
     table.columns[0].overflow = table.columns[3].overflow = "fold"
     for each in done:
         if each.outcome in (Outcome.CHANGED, Outcome.FAILED):
-            table.add_row(escape(each.path), each.outcome.value, str(each.count or ""), escape(each.reason))
+            table.add_row(escape(each.path), each.outcome.value, str(each.count or ""), escape(_remark(each)))
     if table.rows:
         console.print(table)
     told = ", ".join(f"{count} {outcome}" for outcome, count in _counts(done).items())
     console.print(f"{'would be: ' if dry_run else ''}{told}")
+
+
+def _remark(each: Rebranded) -> str:
+    return f"no longer names {', '.join(each.lost)}, which is here" if each.lost else each.reason
 
 
 def main() -> int:
