@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from wodmail import deliverdiff, rendering
-from wodmail.errors import Failed
+from wodmail.errors import Failed, WodmailError
 from wodmail.logs import Masker
 
 SCRIPTS = "*.sh*.j2"
@@ -254,7 +254,7 @@ def put(
     Args:
         template: what it is made from; the file gets its owner.
         target: the file.
-        make: what is to be in it; raises Failed.
+        make: what is to be in it; raises a WodmailError.
         site: whose group may read what holds a secret.
         masker: hides secrets in what is told.
         check: write nothing.
@@ -271,7 +271,7 @@ def put(
     except rendering.Broken as error:
         reason = masker.mask(error.sender)
         return Delivery(template, target, Outcome.FAILED, reason, error.line, masker.mask(error.variable))
-    except Failed as error:
+    except WodmailError as error:
         return Delivery(template, target, Outcome.FAILED, masker.mask(error.sender))
     except OSError as error:
         return Delivery(template, target, Outcome.FAILED, f"{target} can't be written: {error.strerror}")

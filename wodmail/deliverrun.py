@@ -7,6 +7,7 @@ Nothing that fails keeps the later parts from being tried, and everything that f
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -162,6 +163,10 @@ def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
     except WodmailError as error:
         cause = f" ({error.operator})" if error.operator != error.sender else ""
         return Run(problem=_masker(settings).mask(f"{error.sender}{cause}"))
+    except Exception as error:  # noqa: BLE001 - told in full; a fault of ours must keep neither check nor mail
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        fault = f"a fault of wodmail, {Path(place.filename).name}:{place.lineno}: {type(error).__name__}: {error}"
+        return Run(problem=_masker(settings).mask(fault))
     return Run(tuple(done))
 
 

@@ -28,7 +28,6 @@ OVERRIDES = frozenset(
 _DEPTH = 20
 _ALONE = re.compile(r"\{\{((?:(?!\{\{|\}\}|\{%).)*)\}\}", re.DOTALL)
 _UNDEFINED = re.compile(r"'([^'\n]+)' is undefined|has no (?:attribute|element) '?([^'\n]+?)'?(?=$|[\s.,;:'])")
-_WRONG = (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 
 
@@ -155,11 +154,12 @@ def render(path: Path, variables: Mapping[str, Any]) -> str:
         line = error.lineno + skipped if own else 0
         reason = error.message or "syntax error"
         raise Broken(path, line, reason if own else f"{error.filename}:{error.lineno}: {reason}") from error
-    except _WRONG as error:
+    except Exception as error:  # what a template calls may raise anything: filters of collections, lookups, re, yaml
         line = _line_in(path, error.__traceback__)
-        raise Broken(path, line + skipped if line else 0, str(error) or type(error).__name__) from error
-    except OSError as error:
-        raise Broken(path, 0, f"it can't be read: {error}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and not isinstance(error, jinja2.TemplateError) and not line:
+            reason = f"it can't be read: {reason}"
+        raise Broken(path, line + skipped if line else 0, reason) from error
 
 
 def _settings(path: Path) -> dict[str, Any] | None:

@@ -120,7 +120,7 @@ def _load(path: Path, settings: Settings) -> _File:
     except vaultformat.WrongKeyError as error:
         shut = f"{path}: {error}; tried: {vaultkeys.tried(settings)}"
         raise Failed(vault.wrong_key(path.name), shut) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         # Only the place is told: the text around it may be a secret.
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.parts import require
-from wodmail import maintenance, paths
+from wodmail import deliverseats, maintenance, paths
 from wodmail.cli.deliver import deliver
 from wodmail.errors import Failed
 
@@ -222,9 +222,10 @@ def test_check_mails_nobody_and_writes_nothing(backend: Backend) -> None:
     assert told["playbook"]["status"] == "left out"
 
 
-def test_what_keeps_everything_from_being_delivered_is_mailed(backend: Backend) -> None:
+@pytest.mark.parametrize("text", ["A: [1\nsecret-word: 1\n", f"A: {'[' * 5000}{']' * 5000}\n"])
+def test_what_keeps_everything_from_being_delivered_is_mailed(backend: Backend, text: str) -> None:
     (backend.folder / "private/ansible/group_vars").mkdir()
-    backend.write("private/ansible/group_vars/all.yml", "A: [1\nsecret-word: 1\n")
+    backend.write("private/ansible/group_vars/all.yml", text)
     status, told = backend.call("--no-playbook")
     assert (status, told["files"], told["playbook"]) == (1, [], None)
     assert "all.yml" in told["problem"]
@@ -232,6 +233,32 @@ def test_what_keeps_everything_from_being_delivered_is_mailed(backend: Backend) 
     assert (subject, others) == ("localhost: wod-deliver failed: no template was delivered", [])
     assert "all.yml" in text
     assert "secret-word" not in text
+    assert "a fault of wodmail" not in text
+
+
+def test_a_fault_of_ours_does_not_stop_the_check_and_the_mail(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("ansible")
+    backend.write("ansible/check_backend.yml", OK)
+
+    def fault(*_: object, **__: object) -> None:
+        raise KeyError("hub-4711")
+
+    monkeypatch.setattr(deliverseats, "deliver", fault)
+    status, told = backend.call("--playbook")
+    assert (status, told["playbook"]["status"]) == (1, "ok")
+    assert told["problem"].startswith("a fault of wodmail, test_deliver.py:")
+    assert "KeyError" in backend.mails()[0][1] and "hub-4711" not in told["problem"] + backend.mails()[0][1]
+
+
+@pytest.mark.parametrize("text", ["{{ BRANDING | regex_search('(') }}", "{{ '{a: [' | from_yaml }}"])
+def test_what_a_filter_raises_is_one_template_s_failure(backend: Backend, text: str) -> None:
+    backend.write("scripts/bad.sh.j2", f"one\n{text}\n")
+    status, told = backend.call()
+    outcomes = {Path(each["target"]).name: (each["outcome"], each["line"]) for each in told["files"]}
+    assert (status, outcomes) == (1, {"bad.sh": ("failed", 2), "fine.sh": ("new", 0)})
+    assert "bad.sh.j2:2" in backend.mails()[0][1]
 
 
 def test_from_the_sandbox_our_own_check_never_runs(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,18 @@ def test_the_same_as_ansible(tmp_path: Path, text: str) -> None:
     assert ours(tmp_path, text) == by_ansible(templar, text)
 
 
+class StrangeError(Exception):
+    """An error of somebody else's filter, of no kind that jinja2 or Python has."""
+
+
+def hostile() -> None:
+    raise StrangeError("no such thing")
+
+
+def unreadable() -> None:
+    raise PermissionError(13, "Permission denied")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "variable", "words"),
     [
@@ -93,6 +105,11 @@ def test_the_same_as_ansible(tmp_path: Path, text: str) -> None:
         ("\n{{ lookup('nosuch', 'x') }}", 2, "", "no lookup nosuch"),
         ("\n{{ lookup('file', 'none.txt') }}", 2, "", "none.txt"),
         ("\n{{ 1 / 0 }}", 2, "", "division by zero"),
+        ("\n{{ A | regex_search('(') }}", 2, "", "missing \\), unterminated subpattern"),
+        ("\n{{ '{a: [' | from_yaml }}", 2, "", "while parsing a flow node .*expected .*node content"),
+        ("\n{{ HOSTILE() }}", 2, "", "no such thing"),
+        ("\n{% include 'none.sh' %}", 2, "", "none.sh"),
+        ("\n{{ UNREADABLE() }}", 2, "", "Permission denied"),
         ("{{ CIRCLE }}", 1, "", "in a circle"),
         ("#jinja2: nosuch: 1\n", 0, "", "no setting"),
         ("#jinja2: trim_blocks: os\n", 0, "", "no plain value"),
@@ -102,7 +119,7 @@ def test_the_same_as_ansible(tmp_path: Path, text: str) -> None:
 )
 def test_what_is_wrong_and_where(tmp_path: Path, text: str, line: int, variable: str, words: str) -> None:
     with pytest.raises(rendering.Broken, match=words) as caught:
-        ours(tmp_path, text, BROKEN="{{ LOST }}", CIRCLE="{{ CIRCLE }}")
+        ours(tmp_path, text, BROKEN="{{ LOST }}", CIRCLE="{{ CIRCLE }}", HOSTILE=hostile, UNREADABLE=unreadable)
     assert (caught.value.line, caught.value.variable) == (line, variable)
     assert isinstance(caught.value, Failed)
 

@@ -101,14 +101,19 @@ def test_a_broken_template_is_told_and_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "a.sh").write_text("as it was")
     (tmp_path / "d.sh").mkdir()
     template(tmp_path, "d.sh.j2", "x\n")
+    template(tmp_path, "e.sh.j2", "fine\n{{ NAME | regex_search('(') }}\n")
+    template(tmp_path, "f.sh.j2", "{{ '{a: [' | from_yaml }}\n")
+    template(tmp_path, "g.sh.j2", "echo {{ NAME }}\n")
     found = {each.target.name: each for each in deliver([tmp_path], SITE)}
-    wanted = {"a.sh": "failed", "b.sh": "failed", "c.sh": "new", "d.sh": "failed"}
+    wanted = {"c.sh": "new", "g.sh": "new", **dict.fromkeys(["a.sh", "b.sh", "d.sh", "e.sh", "f.sh"], "failed")}
     assert {name: each.outcome.value for name, each in found.items()} == wanted
     assert "a.sh.j2:2 can't be expanded: 'NOSUCH' is undefined. Define it in" in found["a.sh"].reason
     assert "b.sh.j2:1 can't be expanded" in found["b.sh"].reason
     assert "is a folder" in found["d.sh"].reason
+    assert "e.sh.j2:2 can't be expanded: missing ), unterminated subpattern" in found["e.sh"].reason
+    assert (found["f.sh"].line, "f.sh.j2:1 can't be expanded" in found["f.sh"].reason) == (1, True)
     assert (tmp_path / "a.sh").read_text() == "as it was"
-    counts = {"new": 1, "changed": 0, "same": 0, "left": 0, "failed": 3}
+    counts = {"new": 2, "changed": 0, "same": 0, "left": 0, "failed": 5}
     assert delivering.counts(found.values()) == counts
     with pytest.raises(Failed, match="can't be read"):
         deliver([tmp_path / "none"], SITE)
