@@ -96,8 +96,7 @@ def _rule(pattern: object, text: object) -> Rule:
     compiled = re.compile(pattern)
     if compiled.match(""):
         raise ValueError("it also matches nothing at all, which is everywhere")
-    # Names and numbers of groups in the text are looked up now, and not when the first match comes.
-    re.compile(f"(?:{pattern})|").sub(text, "")
+    compiled.sub(text, "")  # names and numbers of groups in the text are looked up also without a match
     return Rule(compiled, text)
 
 

@@ -39,6 +39,32 @@ def test_rules_apply_in_their_order(tmp_path: Path) -> None:
     assert rebranded("Acme Labs, Acme Cloud", found) == ("Gamma, Beta Cloud", 3)
 
 
+def test_the_map_of_the_docs_page_works(tmp_path: Path) -> None:
+    """As it is printed there, each of its lines."""
+    page = (Path(__file__).parents[2] / "docs" / "rebranding.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    found = rules(tmp_path, text)
+    assert len(found) == 4
+    old = "Example Labs, an Example, https://www.example.com, EXAMPLE Slack"
+    assert rebranded(old, found) == ("Demo Labs, an Demo, https://demo.example.org, Demo chat", 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "wanted"),
+    [
+        ("'(?i)acme': Beta", "ACME aCme", "Beta Beta"),
+        ("'(?s)Acme.Labs': Beta", "Acme\nLabs", "Beta"),
+        ("'(?m)^Acme$': Beta", "an Acme\nAcme\n", "an Acme\nBeta\n"),
+        ("'(?x) Acme # the old one': Beta", "Acme", "Beta"),
+        ("'(?im)^(acme) (?P<what>\\w+)': '\\g<what> of Beta'", "\nACME Labs", "\nLabs of Beta"),
+        ("'(?-i:Acme)|(?i:ajax)': Beta", "acme Acme AJAX", "acme Beta Beta"),
+    ],
+)
+def test_flags_may_stand_in_a_map(tmp_path: Path, line: str, text: str, wanted: str) -> None:
+    found = rules(tmp_path, line + "\n")
+    assert rebranded(text, found)[0] == wanted
+
+
 def test_a_text_that_holds_what_it_replaces_is_replaced_once(tmp_path: Path) -> None:
     """A second run finds it done, also where old and new stand side by side."""
     found = rules(tmp_path, "Acme: Acme Labs by Acme\n")
@@ -159,6 +185,7 @@ def test_a_folder(tmp_path: Path) -> None:
         ("'(': x\n", "missing"),
         ("'a*': x\n", "matches nothing at all"),
         ("'a': '\\1'\n", "invalid group reference"),
+        ("'(?i)a': '\\g<b>'\n", "unknown group name"),
         ("a: [\n", "can't be read"),
     ],
 )
