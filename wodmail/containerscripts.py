@@ -133,7 +133,7 @@ def _recipe(ws: str, definition: Definition, variables: Mapping[str, Any]) -> It
     yield f"engine {definition.engine}"
     yield f"seats {definition.seats}"
     for name, port in definition.ports.items():
-        yield f"port {name} {_first(name, ws, port.first, definition.seats, variables)} {port.inside}"
+        yield f"port {name} {first_port(name, ws, definition, variables)} {port.inside}"
     for name in definition.tokens:
         yield f"token {name}"
     for name in definition.secrets:
@@ -155,8 +155,20 @@ def _recipe(ws: str, definition: Definition, variables: Mapping[str, Any]) -> It
         yield from _container(name, container)
 
 
-def _first(name: str, ws: str, first: int, seats: int, variables: Mapping[str, Any]) -> int:
-    value = str(variables.get(f"{name}-{ws}", "")).strip() or str(first)
+def first_port(name: str, ws: str, definition: Definition, variables: Mapping[str, Any]) -> int:
+    """The port of the first student of the range (pure).
+
+    Args:
+        name: one of the definition's ports, such as HTTPPORT.
+        ws: WKSHP-Name.
+        definition: its seats.
+        variables: see `scripts_of`.
+
+    Raises:
+        Failed: the group variable is no port.
+    """
+    seats = definition.seats
+    value = str(variables.get(f"{name}-{ws}", "")).strip() or str(definition.ports[name].first)
     number = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0
     if not 0 < number <= 65536 - seats:
         advice = f"{name}-{ws} in group_vars must be the first of {seats} ports, it is {value[:20]!r}"

@@ -1,11 +1,13 @@
 """What is wrong in the catalogue of workshops, before a student meets it (docs/catalog.md, "Lint").
 
 This module goes through the folders; `lintdescription` looks at a wod.yml, `lintsite` at what the backend must have for
-a workshop, `lintfiles` at its files and templates. Nothing is changed and no Ansible is started.
+a workshop, `lintseats` at its seats on appliances, `lintfiles` at its files and templates. Nothing is changed and no
+Ansible is started.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,19 +110,21 @@ def look(
         on_workshop: called before each workshop, with its name.
     """
     # Imported late: they bring Ansible's template engine.
-    from wodmail import lintdescription, lintfiles, lintsite
+    from wodmail import lintdescription, lintfiles, lintseats, lintsite
 
     findings = [] if names else list(_places(settings))
     folders = [folder for folder in _folders(settings) if not names or folder.name in names]
     expander = lintfiles.Templates(settings)
     findings += expander.problems
     overlaps = lintdescription.overlaps(settings)
+    clashes = lintseats.clashing(settings, expander.group) if expander.group is not None else ()
     for folder in folders:
         if on_workshop is not None:
             on_workshop(folder.name)
         workshop = read(folder)
         findings += lintdescription.look(settings, workshop, overlaps)
         findings += lintsite.look(settings, workshop, expander.group)
+        findings += lintseats.look(settings, workshop, expander.group, clashes)
         findings += lintfiles.look(workshop, expander, max_bytes)
         findings += _hidden(settings, folder)
     order = sorted(set(findings), key=lambda each: (each.workshop, str(each.file), each.line, each.severity, each.text))
@@ -178,3 +182,17 @@ def problem(workshop: Workshop, found: Problem, severity: Severity, line: int = 
     """A finding out of a problem: its text says what is wrong, and after a semicolon what to do."""
     text, _, advice = found.message.partition("; ")
     return Finding(workshop.name, Path(found.path), line, severity, text, advice)
+
+
+def line_of(file: Path, key: str) -> int:
+    """The line of a key at the left edge of a YAML file; 0 when it isn't found.
+
+    Args:
+        file: a wod.yml or the like; may be missing.
+        key: its name.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((number for number, line in enumerate(lines, 1) if re.match(rf"[\"']?{key}[\"']?\s*:", line)), 0)

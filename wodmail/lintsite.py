@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wodmail import appliances, compiling, containers, containerscripts, rendering
+from wodmail import appliances, compiling, containerscripts, rendering
 from wodmail.errors import Failed
-from wodmail.lint import Finding, Severity
+from wodmail.lint import Finding, Severity, line_of
 from wodmail.schema import Settings
 from wodmail.wodyml import FILE, Workshop
 
@@ -35,8 +35,7 @@ def look(settings: Settings, workshop: Workshop, group: Mapping[str, Any] | None
     file = workshop.folder / FILE
     if workshop.reset and not scripts(settings, "reset", workshop.name):
         words = f"reset: true, but there is no reset-{workshop.name}.sh.j2"
-        yield Finding(workshop.name, file, _line(file, "reset"), Severity.ERROR, words, _into(settings))
-    yield from _definition(settings, workshop)
+        yield Finding(workshop.name, file, line_of(file, "reset"), Severity.ERROR, words, _into(settings))
     yield from _compiled(settings, workshop)
     if group is not None:
         yield from _appliance(settings, workshop)
@@ -84,13 +83,6 @@ def given(settings: Settings, workshop: Workshop) -> frozenset[str]:
     return frozenset(found)
 
 
-def _definition(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
-    file = containerscripts.file_of(settings, workshop.name)
-    for each in containers.read(file)[1] if file is not None else ():
-        advice = "correct it (docs/container-workshops.md)"
-        yield Finding(workshop.name, Path(each.path), 0, Severity.ERROR, each.message, advice)
-
-
 def _compiled(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
     """Scripts that are to be compiled must be there."""
     file = (workshop.folder or Path()) / FILE
@@ -99,7 +91,7 @@ def _compiled(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
             compiling.find([name], *compiling.folders(settings))
         except Failed as error:
             words = error.sender.partition("; ")[0]
-            yield Finding(workshop.name, file, _line(file, "compile"), Severity.ERROR, words, f"write {name}.j2")
+            yield Finding(workshop.name, file, line_of(file, "compile"), Severity.ERROR, words, f"write {name}.j2")
 
 
 def _appliance(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
@@ -107,7 +99,7 @@ def _appliance(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
     if not workshop.monoappliance and not workshop.multiappliance:
         return
     file = (workshop.folder or Path()) / FILE
-    line = _line(file, "multiappliance" if workshop.multiappliance else "monoappliance")
+    line = line_of(file, "multiappliance" if workshop.multiappliance else "monoappliance")
     students = (workshop.range[0], workshop.range[1]) if workshop.range else (settings.WODUSERMIN,)
     for student in students:
         try:
@@ -130,12 +122,3 @@ def _template(workshop: Workshop, script: Path, group: Mapping[str, Any]) -> Ite
 def _into(settings: Settings) -> str:
     private = f" or {settings.WODSCRIPTPRIVDIR}" if settings.WODSCRIPTPRIVDIR is not None else ""
     return f"write one into {settings.WODSCRIPTDIR}{private}, or say reset: false"
-
-
-def _line(file: Path, key: str) -> int:
-    """The line of a key; 0 when it isn't found."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((number for number, line in enumerate(lines, 1) if re.match(rf"[\"']?{key}[\"']?\s*:", line)), 0)

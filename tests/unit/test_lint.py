@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.parts import shared_notebooks
-from wodmail import lint
+from wodmail import lint, paths
 from wodmail.cli.catalogue import catalogue
 from wodmail.lint import Finding
 from wodmail.schema import Settings
@@ -139,6 +139,26 @@ def test_the_status_of_warnings(config: Path) -> None:
     with config.open("a") as file:
         file.write(f"WODPRIVDIR: {DATA}/private-task/private\n")
     assert [command(config)[0], command(config, "--strict")[0]] == [0, 1]
+
+
+def test_the_shipped_seats_need_an_appliance(tmp_path: Path) -> None:
+    """The workshop as it was before there were definitions: its wod.yml names no appliance."""
+    folder = tmp_path / "notebooks" / "WKSHP-Ansible101"
+    folder.mkdir(parents=True)
+    (folder / "wod.yml").write_text("name: Ansible101\nrange: [52,91]\ncapacity: 20\nreset: true\n")
+    settings = settings_of(tmp_path, tmp_path / "state").model_copy(update={"WODBEDIR": paths.share("conf").parent})
+
+    def told() -> list[str]:
+        found = lint.look(settings).findings
+        return [f"{each.severity} {each.text} {each.advice}" for each in found if "seats" in each.text]
+
+    words = "error conf/containers/WKSHP-Ansible101.yml gives it seats on an appliance, but wod.yml names none:"
+    [line] = told()
+    assert line.startswith(words)
+    assert line.endswith("write monoappliance: true (or multiappliance: true), and IP-WKSHP-Ansible101 in group_vars")
+    with (folder / "wod.yml").open("a") as file:
+        file.write("monoappliance: true\n")
+    assert told() == []
 
 
 @pytest.mark.skipif(NOTEBOOKS is None, reason="no real workshops beside the checkout")
