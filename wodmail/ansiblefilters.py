@@ -84,7 +84,8 @@ def _of_collection(kind: str, name: str) -> Plugin:
 
     load_collections()
     try:
-        found = (loader.filter_loader if kind == "filter" else loader.test_loader).get(name)
+        with _lock:
+            found = (loader.filter_loader if kind == "filter" else loader.test_loader).get(name)
     except (AnsibleError, ImportError) as error:
         raise KeyError(name) from error
     if found is None:
@@ -179,7 +180,8 @@ def _looked_up(
     loader.set_basedir(str(folder))
     variables = {"ansible_search_path": [str(folder)], "role_path": str(folder)}
     try:
-        made = lookup_loader.get(name, loader=loader, templar=Templar(loader=loader, variables=variables))
+        with _lock:  # the second of two threads that load one plugin would get a half-made module
+            made = lookup_loader.get(name, loader=loader, templar=Templar(loader=loader, variables=variables))
         if made is None:
             raise jinja2.TemplateRuntimeError(f"there is no lookup {plugin}")
         return list(made.run(list(terms), variables=variables, **options))
