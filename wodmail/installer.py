@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wodmail import config, installingfacts, installingfile, maintenance
+from wodmail import config, installingfacts, installingfile, maintenance, variables
 from wodmail.errors import ConfigError, Problem
 from wodmail.installing import PLAYBOOKS, Wanted, configuration, hosts, left_to_do, sources
 from wodmail.maintenancetasks import TaskResult
 from wodmail.privatefile import write_private
 from wodmail.schema import Settings
 
+HUB_HERE = re.compile(r"http://(localhost|127[.][0-9.]+|\[::1\])(:[0-9]+)?/?")
+"""WODBEAPIURL of a JupyterHub on this machine; so ansible/roles/wod/defaults/main.yml says, too."""
 STATUSES = ("ok", "changed", "failed", "skipped", "unreachable")
 
 
@@ -148,6 +151,7 @@ def _settled(order: Order, text: str) -> Settings:
     finally:
         draft.unlink()
     problems = [each for tree in (settings.WODBEDIR, settings.WODANSIBLEDIR) for each in _untrusted(tree)]
+    problems += _strange_hub(settings, order.file)
     if problems:
         raise ConfigError(problems)
     if not order.check and (not order.file.exists() or order.file.read_text(encoding="utf-8-sig") != text):
@@ -160,6 +164,17 @@ def _untrusted(tree: Path) -> list[Problem]:
     if not tree.is_dir():
         return [Problem(str(tree), "there is no such folder; mend WODBEDIR or WODANSIBLEDIR in the configuration")]
     return installingfacts.checkout_problems(tree.resolve(), whole=False)
+
+
+def _strange_hub(settings: Settings, file: Path) -> list[Problem]:
+    """Why no JupyterHub can be made here: there is one of the site's own, which ours would replace."""
+    found = installingfacts.strange_hub()
+    wanted = settings.WODTYPE == "backend" and HUB_HERE.fullmatch(settings.WODBEAPIURL)
+    if found is None or not wanted or variables.for_group(settings).get("wod_hub_here") is False:
+        return []
+    keep = f"to keep that JupyterHub as it is, write wod_hub_here: false into {file}"
+    words = f"is not wod-install's, which would replace it: {keep}; to have one made, move {found} away"
+    return [Problem(str(found), f"{words} (docs/jupyterhub.md); nothing was changed")]
 
 
 def _play(order: Order, settings: Settings, playbook: str, tell: Teller) -> Stage:

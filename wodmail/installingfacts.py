@@ -25,6 +25,13 @@ CERTIFICATES = (
     "NODE_EXTRA_CA_CERTS",
 )
 
+HUB_FILES = (
+    "etc/jupyterhub/jupyterhub_config.py",
+    *(f"{folder}/systemd/system/jupyterhub.service" for folder in ("etc", "usr/local/lib", "usr/lib", "lib")),
+)
+OURS = "made by wod-install"
+"""Stands in the first line of our templates of HUB_FILES."""
+
 
 def look(checkout: Path, hosts: Iterable[str]) -> Facts:
     """Look at this machine.
@@ -101,6 +108,20 @@ def other_code(checkout: Path, package: Path | None = None) -> tuple[str, ...]:
         str(name) for name in names if name.parts[0] != "share"
     )  # data, which lies elsewhere in a checkout
     return tuple(name for name in modules if _bytes(folder / name) != _bytes(package / name))
+
+
+def strange_hub(root: Path = Path("/")) -> Path | None:
+    """A configuration or unit of JupyterHub that wod-install would replace and hasn't made; None when there is none.
+
+    Args:
+        root: the folder that is / for them.
+    """
+    for file in (root / name for name in HUB_FILES):
+        with contextlib.suppress(FileNotFoundError):
+            first = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            if OURS not in first.lower():
+                return file
+    return None
 
 
 def _bytes(file: Path) -> bytes | None:

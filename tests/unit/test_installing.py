@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from wodmail import config, installingfile
+from wodmail import config, installer, installingfile, paths
 from wodmail.errors import ConfigError
 from wodmail.installing import SOURCES, Facts, Wanted, configuration, hosts, left_to_do, sources
-from wodmail.installingfacts import checkout_problems, other_code
+from wodmail.installingfacts import HUB_FILES, checkout_problems, other_code, strange_hub
+from wodmail.schema import Settings
 
 HERE = Facts(name="backend.example.org", checkout=Path("/opt/wod/wod-backend"), own=frozenset({"192.0.2.5"}))
 
@@ -169,6 +170,40 @@ def test_other_code_than_the_checkout_s_is_seen(tmp_path: Path) -> None:
     (checkout / "wodmail/new.py").write_text("")
     assert other_code(checkout, package) == ("cli/other.py", "new.py", "old.py")
     assert other_code(checkout, checkout / "wodmail") == ()
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_a_hub_of_the_site_s_own_is_seen(tmp_path: Path, name: str) -> None:
+    """By the first line of its configuration or unit; ours says who made it."""
+    assert strange_hub(tmp_path) is None
+    (tmp_path / name).parent.mkdir(parents=True)
+    for template in ("jupyterhub_config.py.j2", "jupyterhub.service.j2"):
+        (tmp_path / name).write_text((paths.share("sys") / template).read_text(encoding="utf-8"))
+        assert strange_hub(tmp_path) is None
+    (tmp_path / name).write_text("c = get_config()\n# made by wod-install\n")
+    assert strange_hub(tmp_path) == tmp_path / name
+
+
+def test_a_hub_of_the_site_s_own_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused unless the configuration, or group_vars, say that it stays; one elsewhere is nothing to replace."""
+    strange, file = tmp_path / "jupyterhub.service", tmp_path / "wod.yml"
+    monkeypatch.setattr(installer.installingfacts, "strange_hub", lambda: strange)
+    own = {"WODBEDIR": tmp_path, "WODBETOKEN": "a" * 32}
+    here = {**own, "WODBEAPIURL": "http://127.0.0.1:8000"}
+
+    def problems(values: dict[str, Any]) -> list[str]:
+        return [each.message for each in installer._strange_hub(Settings.model_validate(values), file)]
+
+    (words,) = problems(here)
+    assert f"write wod_hub_here: false into {file}" in words and "nothing was changed" in words
+    for kept in ({"wod_hub_here": False}, {"WODBEAPIURL": "https://hub.example.org"}, {"WODTYPE": "frontend"}):
+        assert problems({**here, **kept}) == []
+    (tmp_path / "ansible" / "group_vars").mkdir(parents=True)
+    (tmp_path / "ansible" / "group_vars" / "all.yml").write_text("wod_hub_here: false\n")
+    assert problems(here) == []
+    monkeypatch.setattr(installer.installingfacts, "strange_hub", lambda: None)
+    (tmp_path / "ansible" / "group_vars" / "all.yml").unlink()
+    assert problems(here) == []
 
 
 def test_neighbours_named_anew_are_added() -> None:
