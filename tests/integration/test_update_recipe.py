@@ -14,7 +14,7 @@ import pytest
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 UPDATE, BACK = re.findall(r"^ {4}\(\n(?: {4}.*\n)+? {4}\)\n", PAGE, re.MULTILINE)
 WHO = {"NAME": "tests", "EMAIL": "tests@example.org"}
-# Each says what it was called for. Between `stop` and `start` there is a file beside the databases; moments are numbered.
+# Each says what it was called for. Between `stop` and `start` there is a file beside the databases; dates are counted.
 CALLED = 'echo "${0##*/} $*" >>TOP/calls\n'
 PROGRAMS = {
     "wodmail": CALLED,
