@@ -86,6 +86,8 @@ class Seen(NamedTuple):
         children_seconds: the same of its children that have ended.
         age_seconds: since its start.
         stopped: it is stopped, or dead but for its entry.
+        running: its first thread runs, or would if there were a processor for it.
+        threads: how many it has.
     """
 
     pid: int
@@ -100,6 +102,8 @@ class Seen(NamedTuple):
     children_seconds: float
     age_seconds: float
     stopped: bool
+    running: bool = False
+    threads: int = 1
 
     @property
     def key(self) -> tuple[int, int]:
