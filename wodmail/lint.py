@@ -7,13 +7,16 @@ Ansible is started.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from wodmail import paths
 from wodmail.catalog import NAME
 from wodmail.errors import Problem
 from wodmail.schema import Settings
@@ -23,10 +26,11 @@ MAX_BYTES = 20 * 1024 * 1024
 
 
 class Severity(StrEnum):
-    """How bad a finding is: an error is something that a student or an operator runs into."""
+    """How bad a finding is: an error is something that a student or an operator runs into; a note is no mistake."""
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,20 @@ def look(
         findings += _hidden(settings, folder)
     order = sorted(set(findings), key=lambda each: (each.workshop, str(each.file), each.line, each.severity, each.text))
     return Report(tuple(sorted({folder.name for folder in folders})), tuple(order))
+
+
+@contextmanager
+def own_configuration() -> Iterator[None]:
+    """Ansible takes the configuration that jobs have; one in the folder that it is started in could name programs."""
+    before = os.environ.get("ANSIBLE_CONFIG")
+    os.environ["ANSIBLE_CONFIG"] = str(paths.share("ansible") / "ansible.cfg")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ANSIBLE_CONFIG"]
+        else:
+            os.environ["ANSIBLE_CONFIG"] = before
 
 
 def places(settings: Settings) -> list[Place]:

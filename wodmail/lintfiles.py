@@ -19,7 +19,7 @@ import fastjsonschema
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-from wodmail import ansiblefilters, compiling, deliverrun, lintsite, rendering, variables, vaultkeys
+from wodmail import ansiblefilters, compiling, deliverrun, lintoutside, lintsite, rendering, variables, vaultkeys
 from wodmail.copyfolder import notebook, source
 from wodmail.copyfolder.expand import Expander, Unexpanded
 from wodmail.copyfolder.home import READ_ME
@@ -138,7 +138,8 @@ def look(workshop: Workshop, templates: Templates, max_bytes: int) -> Iterator[F
         known = {(each.file, each.line, each.text) for each in expanded}
         for found in _expanded(workshop, templates, read.templates(), "CHLG"):
             if (found.file, found.line, found.text) not in known:
-                yield replace(found, severity=Severity.WARNING, text=f"as a challenge (CHLG): {found.text}")
+                severity = Severity.NOTE if found.severity is Severity.NOTE else Severity.WARNING
+                yield replace(found, severity=severity, text=f"as a challenge (CHLG): {found.text}")
     yield from _programs(workshop, templates)
 
 
@@ -229,20 +230,30 @@ def _one(workshop: Workshop, expander: Expander, entry: Entry, sample: Mapping[s
     values = dict(sample)
     for _ in range(MOST_VARIABLES):
         try:
-            text = expander.text(entry, values)
+            with lintoutside.kept() as outside:
+                text = expander.text(entry, values)
         except Unexpanded as error:
-            yield _unexpanded(workshop, file, entry.path, error)
+            wanted = outside.taken()
+            yield from lintoutside.told(workshop.name, file, wanted)
+            found = _unexpanded(workshop, file, entry.path, error)
+            yield lintoutside.doubtful(found) if wanted and not _missing(error) else found
             if not error.variable or error.variable in values:
                 return
             hosts = {name: {**inner, error.variable: SAMPLE} for name, inner in values["hostvars"].items()}
             values = {**values, error.variable: SAMPLE, "hostvars": hosts}
             continue
+        yield from lintoutside.told(workshop.name, file, outside.taken())
         wrong = notebook.problem(text) if entry.path.endswith(".ipynb") else None
         if wrong:
             words = f"no valid notebook once its variables are filled in: {wrong}"
             advice = "mind quotes and backslashes in the values: a notebook is JSON"
             yield Finding(workshop.name, file, _line_in(wrong), Severity.ERROR, words, advice)
         return
+
+
+def _missing(error: Unexpanded) -> bool:
+    """Whether a variable is missing, not an attribute of a value."""
+    return bool(error.variable) and " has no " not in error.operator
 
 
 def _unexpanded(workshop: Workshop, file: Path, path: str, error: Unexpanded) -> Finding:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wodmail import appliances, compiling, containerscripts, rendering
+from wodmail import appliances, compiling, containerscripts, lintoutside, rendering
 from wodmail.errors import Failed
 from wodmail.lint import Finding, Severity, line_of
 from wodmail.schema import Settings
@@ -111,12 +111,19 @@ def _appliance(settings: Settings, workshop: Workshop) -> Iterator[Finding]:
 
 
 def _template(workshop: Workshop, script: Path, group: Mapping[str, Any]) -> Iterator[Finding]:
-    try:
-        rendering.render(script, group)
-    except rendering.Broken as error:
-        name = error.variable
-        advice = f"define {name} in group_vars or in the configuration" if name else "correct the template"
-        yield Finding(workshop.name, script, error.line, Severity.ERROR, error.reason, advice)
+    found: list[Finding] = []
+    with lintoutside.kept() as outside:
+        try:
+            rendering.render(script, group, sandbox=True)
+        except rendering.Broken as error:
+            name = error.variable
+            advice = f"define {name} in group_vars or in the configuration" if name else "correct the template"
+            found.append(Finding(workshop.name, script, error.line, Severity.ERROR, error.reason, advice))
+    wanted = outside.taken()
+    yield from lintoutside.told(workshop.name, script, wanted)
+    for each in found:
+        sure = " is undefined" in each.text or not (wanted or " is unsafe" in each.text)
+        yield each if sure else lintoutside.doubtful(each)
 
 
 def _into(settings: Settings) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 from jinja2.runtime import Context
+from jinja2.sandbox import SandboxedEnvironment
 
 from wodmail import ansiblefilters
 from wodmail.errors import Failed
@@ -130,17 +131,18 @@ class _Loader(jinja2.FileSystemLoader):
         return text.partition("\n")[2] if text.startswith(HEADER) else text, file, current
 
 
-def render(path: Path, variables: Mapping[str, Any]) -> str:
+def render(path: Path, variables: Mapping[str, Any], *, sandbox: bool = False) -> str:
     """Expand a template file.
 
     Args:
         path: the template; it may include its neighbours, and begin with Ansible's line of settings (`#jinja2: ...`).
         variables: what it may use, also as `hostvars[inventory_hostname]['IP-WKSHP-X']`.
+        sandbox: it may not reach Python's own attributes of values, through which it could do anything.
 
     Raises:
         Broken: names file, line and variable.
     """
-    made = environment(path.parent)
+    made = environment(path.parent, sandbox=sandbox)
     variables = {"ansible_managed": MANAGED, **variables}
     more = {"inventory_hostname": HOST, "hostvars": {HOST: _Lazy(made, variables)}}
     skipped = 0
@@ -180,19 +182,21 @@ def _settings(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def environment(folder: Path) -> jinja2.Environment:
+def environment(folder: Path, *, sandbox: bool = False) -> jinja2.Environment:
     """A jinja2 environment that behaves as the one of Ansible's template module.
 
     Args:
         folder: where includes and files of lookups are.
+        sandbox: see `render`.
     """
-    made = jinja2.Environment(
+    kind = SandboxedEnvironment if sandbox else jinja2.Environment
+    made = kind(
         loader=_Loader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
         finalize=ansiblefilters.written,
-        autoescape=False,  # noqa: S701 - the result is a shell script or a variable file, not HTML
+        autoescape=False,  # the result is a shell script or a variable file, not HTML
     )
     made.context_class = _LazyContext
     own: dict[str, Any] = {name: plugin for name, plugin in made.filters.items() if name not in ANSIBLES}

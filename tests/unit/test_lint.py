@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.parts import shared_notebooks
-from wodmail import lint, paths
+from wodmail import lint, paths, rendering
 from wodmail.cli.catalogue import catalogue
 from wodmail.lint import Finding
 from wodmail.schema import Settings
@@ -54,9 +56,9 @@ def test_each_mistake_is_found_and_nothing_else(tmp_path: Path, case: str) -> No
     assert (missing, unexpected) == ([], [])
     assert len(report.findings) == len(wanted)
     assert all(each.advice for each in report.findings), "every finding says what to do"
-    errors = sum(line.startswith("error") for line in wanted)
-    assert report.counts["errors"] == errors
-    assert (report.status(strict=False), report.status(strict=True)) == (int(errors > 0), int(bool(wanted)))
+    errors, warnings = (sum(line.startswith(kind) for line in wanted) for kind in ("error", "warning"))
+    assert (report.counts["errors"], report.counts["warnings"]) == (errors, warnings)
+    assert (report.status(strict=False), report.status(strict=True)) == (int(errors > 0), int(errors + warnings > 0))
 
 
 def test_files_that_are_no_files_and_large_ones(tmp_path: Path) -> None:
@@ -93,6 +95,108 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
     report = lint.look(settings)
     assert report.counts["errors"] == 2
     assert "open-sesame-4711" not in str(report)
+
+
+MARK = "touch {mark}"
+REACHING = {
+    "lookup": "{{ lookup('pipe', '" + MARK + "') }}",
+    "in full": "{{ lookup('ansible.builtin.pipe', '" + MARK + "') }}",
+    "query": "{{ query('pipe', '" + MARK + "') }}",
+    "q": "{{ q('pipe', '" + MARK + "') | first }}",
+    "by another name": "{% set look = lookup %}{{ look('pi' ~ 'pe', '" + MARK + "') }}",
+    "of a filter": "{{ ['" + MARK + "'] | map('quote') | list | first | default(lookup('pipe', '" + MARK + "')) }}",
+    "within a lookup": "{{ lookup('vars', lookup('pipe', '" + MARK + "'), default='') }}",
+    "of a variable": "{{ CALLS }}",
+    "as a list": "{% for each in q('lines', '" + MARK + "') %}{{ each }}{% endfor %}",
+    "a file": "{{ lookup('password', '{mark}') }}",
+    "a template": "{{ lookup('template', 'b.py') }}",
+}
+INNER = "{{ cycler.__init__.__globals__.os.system('" + MARK + "') }}"
+
+
+def reaching(tmp_path: Path, text: str) -> tuple[Settings, Path]:
+    """A workshop whose files and script hold the text; {mark} in it is the file that must not come to be."""
+    mark = tmp_path / "mark"
+    folder, scripts = tmp_path / "notebooks" / "WKSHP-Out101", tmp_path / "scripts"
+    for made in (folder, scripts, tmp_path / "ansible" / "group_vars"):
+        made.mkdir(parents=True)
+    (folder / "wod.yml").write_text("name: Out\nrange: [1,2]\ncapacity: 2\n")
+    (folder / "0-ReadMeFirst.ipynb").write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 2}')
+    (folder / "b.py").write_text("\n{{ lookup('pipe', 'touch " + str(mark) + "') }}\n")
+    text = text.replace("{mark}", str(mark))
+    (folder / "a.py").write_text(f"{text}\n{{{{ NOWHERE }}}}\n")
+    (scripts / "create-WKSHP-Out101.sh.j2").write_text(f"{text}\n{{{{ NOWHERE }}}}\n")
+    calls = REACHING["lookup"].replace("{mark}", str(mark))
+    (tmp_path / "ansible" / "group_vars" / "all.yml").write_text(f'CALLS: "{calls}"\n')
+    return settings_of(tmp_path, tmp_path / "state"), mark
+
+
+@pytest.mark.parametrize("text", REACHING.values(), ids=REACHING)
+def test_nothing_is_looked_up(tmp_path: Path, text: str) -> None:
+    """The call is told, the rest of the template is looked at all the same."""
+    settings, mark = reaching(tmp_path, text)
+    report = lint.look(settings)
+    assert not mark.exists()
+    told = {(each.file.name, each.severity) for each in report.findings if "not tried: a sample value" in each.text}
+    of_all = {("a.py", "note"), ("b.py", "note"), ("create-WKSHP-Out101.sh.j2", "note")}
+    assert told >= (of_all if "default" not in text or "vars" in text else {("b.py", "note")})
+    missing = [each for each in report.findings if "NOWHERE" in each.text]
+    assert [(each.file.name, each.line, each.severity) for each in missing] == [
+        ("a.py", 2, "error"),
+        ("create-WKSHP-Out101.sh.j2", 2, "error"),
+    ]
+
+
+def test_lookups_are_themselves_again_afterwards(tmp_path: Path) -> None:
+    settings, mark = reaching(tmp_path, "plain")
+    lint.look(settings)
+    script = tmp_path / "x.sh.j2"
+    script.write_text(REACHING["lookup"].replace("{mark}", str(mark)))
+    rendering.render(script, {})
+    assert mark.exists()
+
+
+def test_python_is_out_of_reach(tmp_path: Path) -> None:
+    settings, mark = reaching(tmp_path, INNER)
+    report = lint.look(settings)
+    assert not mark.exists()
+    [script] = [each for each in report.findings if each.file.suffix == ".j2"]
+    assert (script.severity, script.text.startswith("not tried to its end, as it may reach outside: ")) == (
+        "note",
+        True,
+    )
+
+
+def test_what_a_sample_breaks_is_no_error(tmp_path: Path) -> None:
+    settings, _ = reaching(tmp_path, "{{ (lookup('file', 'x.json') | from_json).a }}")
+    found = [each for each in lint.look(settings).findings if each.file.name != "b.py"]
+    assert {each.severity for each in found} == {"note"}
+    assert len([each for each in found if "not tried to its end" in each.text]) == 2
+
+
+def test_no_configuration_of_ansible_is_taken_from_the_folder(tmp_path: Path) -> None:
+    """A merge request may hold one, and with it plugins; they are programs."""
+    reaching(tmp_path, "{{ 1 | evil }}")
+    for folder in ("cwd", "cwd/evil"):
+        (tmp_path / folder).mkdir(mode=0o755)
+    (tmp_path / "cwd" / "ansible.cfg").write_text("[defaults]\nfilter_plugins = ./evil\n")
+    plugin = f"open({str(tmp_path / 'mark')!r}, 'w').close()\nclass FilterModule:\n    filters = staticmethod(dict)\n"
+    (tmp_path / "cwd" / "evil" / "evil.py").write_text(plugin)
+    folders = f"WODNOBO: {tmp_path}/notebooks\nWODANSIBLEDIR: {tmp_path}/none\nWODSCRIPTDIR: {tmp_path}/none\n"
+    (tmp_path / "wod.yml").write_text(f"WODSANDBOX: true\nWODSTATEDIR: {tmp_path}/state\n{folders}")
+    argv = [sys.executable, "-m", "wodmail.cli.catalogue", "--config", str(tmp_path / "wod.yml")]
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
+    environment |= {"PYTHONPATH": str(paths.share("conf").parent), "COLUMNS": "250"}
+    done = subprocess.run(argv, cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, "evil" in done.stdout) == (1, "", True)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("text", ["{{ 'x' | community.sops.decrypt(sops_binary='{mark}') }}", "{{ '/*' | fileglob }}"])
+def test_filters_that_reach_outside_are_not_tried(tmp_path: Path, text: str) -> None:
+    settings, _ = reaching(tmp_path, text)
+    found = [each for each in lint.look(settings).findings if "not tried: a sample" in each.text]
+    assert {each.file.name for each in found} == {"a.py", "b.py", "create-WKSHP-Out101.sh.j2"}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from wodmail.config import Settings, load
 from wodmail.lint import Finding, Report, Severity
 
 VERSION = 1
-COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
+COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
 @click.command()
@@ -43,7 +43,7 @@ def catalogue(workshops: tuple[str, ...], file: Path | None, as_json: bool, stri
     """
     settings = load(file, files=False)
     names = _names(settings, workshops)
-    with _progress(quiet=as_json) as on_workshop:
+    with lint.own_configuration(), _progress(quiet=as_json) as on_workshop:
         report = lint.look(settings, names, max_bytes=max_bytes, on_workshop=on_workshop)
     if as_json:
         click.echo(json.dumps(_as_data(report, strict), indent=2))
