@@ -102,7 +102,10 @@ def describe(name: str, data: Mapping[object, object], *, folder: Path | None = 
     problems: list[str] = []
     truth = {key: _boolean(data, key, problems) for key in BOOLEANS}
     title = data.get("name")
-    if not isinstance(title, str) or not title.strip():
+    if title is not None and not isinstance(title, str):
+        problems.append(f"name: {_shown(title)} is no text; put it in quotes")
+        title = name
+    elif title is None or not title.strip():
         problems.append("name: missing; write the title that people shall read")
         title = name
     workshop = Workshop(

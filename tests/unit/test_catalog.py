@@ -47,6 +47,8 @@ def test_good_one(tmp_path: Path) -> None:
         ("name: X\nrange: [0, 3]\n", "range: [0,3] has no student"),
         ("name: X\n", "range: missing"),
         ("range: [1,2]\n", "name: missing"),
+        ("name: ''\nrange: [1,2]\n", "name: missing"),
+        ("name: 5\nrange: [1,2]\n", "name: 5 is no text; put it in quotes"),
         ("name: X\nrange: [1,2]\ncapacity: 3\n", "capacity: 3 seats, but the range has 2"),
         ("name: X\nrange: [1,2]\ncapacity: many\n", "capacity: 'many' is no number"),
         ("name: X\nrange: [1,2]\nreset: perhaps\n", "reset: 'perhaps' is neither true nor false"),
