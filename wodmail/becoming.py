@@ -34,9 +34,11 @@ def as_user(user: pwd.struct_passwd, work: Callable[[], object], *, umask: int =
         os.close(reading)
         _child(user, work, writing, umask)
     os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as source:
-        text = source.read()
-    _, ended = os.waitpid(pid, 0)
+    try:
+        with os.fdopen(reading, encoding="utf-8") as source:
+            text = source.read()
+    finally:
+        _, ended = os.waitpid(pid, 0)  # also when we are cut off: what comes next finds it done or not done
     if ended != 0:
         words = f"What had to be done as {user.pw_name} could not be done."
         raise Failed(words, text or f"the child ended with {os.waitstatus_to_exitcode(ended)}")

@@ -1,16 +1,20 @@
 """Empties students' homes for an operator; a seat that is in use is never touched.
 
-While it works the backend is drained, so that no job begins for a seat that was just found free.
+While it works the backend is drained, so that no job begins for a seat that was just found free. A signal
+ends that, too.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from types import FrameType
 
 from wodmail import drained, students
 from wodmail.becoming import as_user
@@ -21,6 +25,7 @@ from wodmail.students import occupancy
 from wodmail.students.base import Accounts
 
 REASON = "wod-cleanup-users is at work"
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class Outcome(StrEnum):
@@ -38,6 +43,19 @@ class Cleaned:
     student: int
     outcome: Outcome
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What became of all.
+
+    Args:
+        students: what became of each, in order.
+        drained: what is to be said of the backend when somebody else has it drained still; else empty.
+    """
+
+    students: tuple[Cleaned, ...]
+    drained: str = ""
 
 
 def numbers(settings: Settings, first: int, last: int) -> range:
@@ -67,24 +85,21 @@ def in_use(settings: Settings, asked: Sequence[int]) -> dict[int, str]:
     return {student: why for student, why in sorted(found.items()) if student in asked}
 
 
-def clean(
-    settings: Settings, asked: Sequence[int], on_student: Callable[[Cleaned], None] = lambda _: None
-) -> list[Cleaned]:
+def clean(settings: Settings, asked: Sequence[int], on_student: Callable[[Cleaned], None] = lambda _: None) -> Cleaning:
     """Empty the homes of all students whose seats are free.
+
+    SIGHUP, SIGINT and SIGTERM end it in good order, by SystemExit or KeyboardInterrupt.
 
     Args:
         settings: the configuration.
         asked: the students.
         on_student: called as each is done.
 
-    Returns:
-        What became of each, in order.
-
     Raises:
         WodmailError: who is in use can't be found out; nothing was touched.
     """
     done = []
-    with _standstill(settings):
+    with _standstill(settings) as left:
         busy = in_use(settings, asked)
         accounts = students.for_settings(settings)
         try:
@@ -94,7 +109,7 @@ def clean(
                 done.append(row)
         finally:
             accounts.close()
-    return done
+    return Cleaning(tuple(done), left[0])
 
 
 def _empty(accounts: Accounts, student: int) -> Cleaned:
@@ -108,33 +123,65 @@ def _empty(accounts: Accounts, student: int) -> Cleaned:
 
 
 @contextmanager
-def _standstill(settings: Settings) -> Iterator[None]:
+def _standstill(settings: Settings) -> Iterator[list[str]]:
     """Let no job start meanwhile; a backend that was drained before stays drained.
 
     When an operator drains it meanwhile it stays drained, too. The database is WODUSER's, so it is changed with its
     rights.
+
+    Yields:
+        A list that gets the words about a drain that goes on.
     """
     user = pwd.getpwuid(os.geteuid()) if settings.WODSANDBOX else pwd.getpwnam(settings.WODUSER)
-    holder = as_user(user, lambda: _hold(settings), umask=0o077)
+    holder, left = drained.new_holder(), [""]
+    with _signals_raise() as hush:
+        try:
+            as_user(user, lambda: _hold(settings, holder), umask=0o077)
+            yield left
+        finally:
+            hush()
+            left[0] = as_user(user, lambda: _release(settings, holder), umask=0o077)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[Callable[[], None]]:
+    """The first signal raises here, further ones disturb nothing; what nohup or a shell has ignored stays so.
+
+    Yields:
+        What ends the raising: signals are ignored from then on.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = {each: old for each in _SIGNALS if here and (old := signal.getsignal(each)) is not signal.SIG_IGN}
+
+    def hush() -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        hush()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
     try:
-        yield
+        for each in before:
+            signal.signal(each, end)
+        yield hush
     finally:
-        if holder:
-            as_user(user, lambda: _release(settings, holder), umask=0o077)
+        for each, old in before.items():
+            signal.signal(each, old)
 
 
-def _hold(settings: Settings) -> str:
-    """Hold the backend drained; empty when there is nothing to be released afterwards."""
+def _hold(settings: Settings, holder: str) -> bool:
     store = open_store(settings)
     try:
-        return drained.hold(store, REASON) if store.made() else ""
+        return store.made() and drained.hold(store, REASON, holder)
     finally:
         store.close()
 
 
-def _release(settings: Settings, holder: str) -> bool:
+def _release(settings: Settings, holder: str) -> str:
+    """Release the backend; the words about a drain that goes on."""
     store = open_store(settings)
     try:
-        return drained.release(store, holder)
+        return drained.release(store, holder).words() if store.made() else ""
     finally:
         store.close()

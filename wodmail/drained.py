@@ -2,23 +2,29 @@
 
 The flag is a row of the table of facts, so it survives restarts, and the hand-over of jobs reads it in the transaction
 in which it marks them: once `drain` has returned, nothing starts.
+
+A program that holds it drained while it works is named with its process, so that one that was killed holds nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from wodmail import processes
 from wodmail.lanes import UNFINISHED
 from wodmail.model import State
 from wodmail.store import Store, facts, iso, jobs, requests, steps
 
 VERSION = 1
+_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,49 +131,95 @@ def resume(store: Store) -> Drain:
     return known
 
 
-def hold(store: Store, reason: str) -> str:
+def new_holder() -> str:
+    """A name for this process as one that holds a backend drained; see `hold`.
+
+    It tells which process that is: pid and start time, and where these mean something: host, boot, namespace of pids.
+    """
+    me = processes.lookup(os.getpid())
+    start = me.start if me is not None else 0
+    where = (os.uname().nodename, processes.boot_id(), str(_NAMESPACE.readlink()))
+    return " ".join((secrets.token_hex(8), str(os.getpid()), str(start), *where))
+
+
+def hold(store: Store, reason: str, holder: str) -> bool:
     """Let no job start while a program works; `release` ends that unless an operator has drained it meanwhile.
 
     Args:
         store: the database.
         reason: for whoever asks why.
+        holder: the program's process, see `new_holder`; when that has ended without `release`, it holds nothing.
 
     Returns:
-        What `release` takes; empty when an operator has drained it, whose drain it stays.
+        False when an operator has drained it, whose drain it stays.
 
     Raises:
         Temporary: the database can't be reached.
     """
-    holder = secrets.token_hex(8)
     with store.transaction() as connection:
-        known = _look(connection, store.backend)
+        known = _held(_look(connection, store.backend))
         if known.on and not known.holders:
-            return ""
+            return False
         new = known if known.on else replace(known, since=time.time(), told=0, reason=reason)
         _write(connection, store.backend, replace(new, holders=(*known.holders, holder)))
-    return holder
+    return True
 
 
-def release(store: Store, holder: str) -> bool:
+def release(store: Store, holder: str) -> Drain:
     """Let the kept jobs start when nobody else holds the backend; an operator's drain goes on.
 
     Args:
         store: the database.
-        holder: what `hold` returned.
+        holder: what `hold` was given, whatever came of that.
 
     Returns:
-        Whether jobs may start now because of it.
+        What holds now.
 
     Raises:
         Temporary: the database can't be reached.
     """
     with store.transaction() as connection:
         known = _look(connection, store.backend)
-        if holder not in known.holders:
-            return False
-        left = tuple(each for each in known.holders if each != holder)
-        _write(connection, store.backend, replace(known, holders=left) if left else Drain(resumed=time.time()))
-    return not left
+        left = _held(known, without=holder)
+        if left != known:
+            _write(connection, store.backend, left)
+    return left
+
+
+def drop_ended(store: Store) -> bool:
+    """Forget programs that ended without `release`: killed, or by the end of the machine.
+
+    Returns:
+        Whether there were any.
+
+    Raises:
+        Temporary: the database can't be reached.
+    """
+    if not any(map(_ended, current(store).holders)):
+        return False
+    release(store, "")
+    return True
+
+
+def _held(known: Drain, without: str = "") -> Drain:
+    """What is left of a drain by those who still hold it; an operator's, which has no holders, is left as it is."""
+    left = tuple(each for each in known.holders if each != without and not _ended(each))
+    if left == known.holders:
+        return known
+    return replace(known, holders=left) if left else Drain(resumed=time.time())
+
+
+def _ended(holder: str) -> bool:
+    """Whether a holder's process has surely ended; who can't be judged from here still holds."""
+    words = holder.split()
+    if len(words) != 6:
+        return False
+    _, pid, start, host, boot, namespace = words
+    if host != os.uname().nodename:
+        return False
+    if boot != processes.boot_id():
+        return True
+    return namespace == str(_NAMESPACE.readlink()) and processes.ended(int(pid), int(start))
 
 
 def note_told(connection: sa.Connection, backend: str, request: int) -> None:

@@ -92,6 +92,20 @@ def lives(pid: int, start: int) -> bool:
     return process is not None and process.start == start and not process.dead
 
 
+def ended(pid: int, start: int) -> bool:
+    """Whether exactly that process surely runs no more; one that the system hides from us counts as running."""
+    process = lookup(pid)
+    if process is not None:
+        return process.start != start or process.dead
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
 def environment_value(pid: int, name: bytes) -> bytes | None:
     """The value that a variable had when the process was started; None when unset or not ours to read."""
     try:

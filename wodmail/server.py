@@ -278,6 +278,11 @@ class Server:
     def _tell_drained(self) -> None:
         """Say in the log when the backend is found drained or resumed."""
         found = drained.current(self.services.store)
+        if found.holders and drained.drop_ended(self.services.store):
+            log.warning(
+                "drain-dropped", cause="a program that held the backend drained was killed", reason=found.reason
+            )
+            found = drained.current(self.services.store)
         if found.on and not self._drained:
             log.warning("server-drained", since=iso(found.since), reason=found.reason)
         elif self._drained and not found.on:

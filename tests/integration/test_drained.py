@@ -174,21 +174,24 @@ def test_the_first_drain_counts_and_its_reason_can_be_given_later(store: Store) 
 
 
 def test_a_program_ends_its_own_hold_alone(store: Store) -> None:
-    one, two = drained.hold(store, "homes"), drained.hold(store, "homes")
+    one, two = drained.new_holder(), drained.new_holder()
+    assert drained.hold(store, "homes", one) and drained.hold(store, "homes", two)
     assert drained.current(store).reason == "homes"
-    assert not drained.release(store, one), "the other one still works"
+    assert drained.release(store, one).on, "the other one still works"
     assert drained.current(store).on
-    assert drained.release(store, two)
+    assert not drained.release(store, two).on
     assert not drained.current(store).on
     drained.drain(store, "a new hub")
-    assert drained.hold(store, "homes") == ""
+    assert not drained.hold(store, "homes", one)
+    assert drained.release(store, one).reason == "a new hub"
     assert drained.current(store).reason == "a new hub"
 
 
 def test_an_operator_who_drains_takes_a_programs_hold_over(store: Store) -> None:
-    holder = drained.hold(store, "homes")
+    holder = drained.new_holder()
+    assert drained.hold(store, "homes", holder)
     assert drained.drain(store).reason == ""
-    assert not drained.release(store, holder)
+    assert drained.release(store, holder).on
     assert drained.current(store).on
     assert drained.resume(store).on
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,10 +20,11 @@ from tests.commandline import wodmail
 from tests.linux_students import BASE, FIRST, LAST, SERVICE, Site, running
 from tests.linux_students import site as made_site
 from tests.support import wait_until
-from wodmail import drained, leftovers, processes
+from wodmail import cleanupusers, drained, leftovers, processes
+from wodmail.becoming import as_user
 from wodmail.cli.root import root
 from wodmail.leftovers import DAY
-from wodmail.store import open_store
+from wodmail.store import Store, open_store
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-helper")]
 GROUP = f"{SERVICE}-devs"
@@ -139,6 +143,57 @@ def test_it_asks_first(site: Site, file: Path) -> None:
         assert mark.exists()
     assert CliRunner().invoke(root, line, input="y\n", standalone_mode=False).return_value == 0
     assert not mark.exists()
+
+
+CUT_OFF = """
+import signal, sys
+from wodmail.students.linux import LinuxAccounts
+
+def erase(self, student):
+    print("at work", flush=True)
+    while True:
+        signal.pause()
+
+LinuxAccounts.erase = erase
+from wodmail.cli.cleanup_users import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_cut_off_leaves_nothing_drained(site: Site, file: Path, number: int, status: int) -> None:
+    """Root's process, of which the server, another user, finds out that it is gone."""
+    service = pwd.getpwnam(SERVICE)
+    site.settings.WODSTATEDIR.mkdir(exist_ok=True)
+    shutil.chown(site.settings.WODSTATEDIR, SERVICE)
+
+    def asked(work: Callable[[Store], object]) -> Any:
+        """Ask the database as the server does."""
+
+        def ask() -> object:
+            store = open_store(site.settings)
+            store.migrate()
+            try:
+                return work(store)
+            finally:
+                store.close()
+
+        return as_user(service, ask, umask=0o077)
+
+    asked(lambda _: None)
+    line = [sys.executable, "-c", CUT_OFF, "--config", str(file), "--yes", str(FIRST), str(FIRST)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"at work\n"
+        assert not asked(drained.drop_ended)
+        assert asked(lambda store: drained.current(store).reason) == cleanupusers.REASON
+        os.killpg(process.pid, number)
+        assert process.wait(20) == status
+    finally:
+        process.kill()
+        process.communicate()
+    assert asked(drained.drop_ended) is (number == signal.SIGKILL)
+    assert not asked(lambda store: drained.current(store).on)
 
 
 # -- the template ---------------------------------------------------------------------------------------------------

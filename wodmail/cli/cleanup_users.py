@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from wodmail import cleanupusers
-from wodmail.cleanupusers import Cleaned, Outcome
+from wodmail.cleanupusers import Cleaned, Cleaning, Outcome
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import Settings, load
 from wodmail.errors import Refused
@@ -32,7 +32,7 @@ SHOWN = 10
 def cleanup_users(file: Path | None, as_json: bool, yes: bool, dry_run: bool, first: int, last: int) -> int:
     """Empty the homes of students MIN to MAX and put the skeleton there; a seat in use is never touched. As root.
 
-    Exit status: 0 every home is empty, 1 one failed or is in use, 130 you said no.
+    Exit status: 0 every home is empty, 1 one failed or is in use, 130 you said no, 129 or 143 a signal ended it.
 
     Example: wod-cleanup-users 1 40
     """
@@ -42,7 +42,7 @@ def cleanup_users(file: Path | None, as_json: bool, yes: bool, dry_run: bool, fi
     busy = cleanupusers.in_use(settings, asked)
     free = [student for student in asked if student not in busy]
     if dry_run:
-        rows = [Cleaned(student, Outcome.IN_USE, why) for student, why in busy.items()]
+        rows = Cleaning(tuple(Cleaned(student, Outcome.IN_USE, why) for student, why in busy.items()))
         return _report(rows, free, as_json, dry_run=True)
     if not yes:
         _ask(free, busy, settings)
@@ -67,18 +67,25 @@ def _ask(free: list[int], busy: dict[int, str], settings: Settings) -> None:
     click.confirm(words, abort=True, err=True)
 
 
-def _report(done: list[Cleaned], would: list[int], as_json: bool, *, dry_run: bool) -> int:
-    bad = [each for each in done if each.outcome is not Outcome.EMPTIED]
+def _report(done: Cleaning, would: list[int], as_json: bool, *, dry_run: bool) -> int:
+    bad = [each for each in done.students if each.outcome is not Outcome.EMPTIED]
     if as_json:
-        rows = [{"student": each.student, "outcome": each.outcome.value, "reason": each.reason} for each in done]
-        click.echo(json.dumps({"version": VERSION, "dry_run": dry_run, "would": would, "students": rows}, indent=2))
+        click.echo(json.dumps(_as_data(done, would, dry_run), indent=2))
     else:
         console = Console()
         for each in bad:
             console.print(f"student {each.student}: {each.outcome}: {escape(each.reason)}", highlight=False)
-        count = len(would) if dry_run else len(done) - len(bad)
+        count = len(would) if dry_run else len(done.students) - len(bad)
         console.print(f"{count} home(s) {'would be ' if dry_run else ''}emptied", highlight=False)
+    if done.drained:
+        click.echo(f"the backend is still {done.drained}", err=True)
     return 0 if dry_run or not bad else 1
+
+
+def _as_data(done: Cleaning, would: list[int], dry_run: bool) -> dict[str, object]:
+    rows = [{"student": each.student, "outcome": each.outcome.value, "reason": each.reason} for each in done.students]
+    data = {"version": VERSION, "dry_run": dry_run, "would": would, "students": rows}
+    return {**data, "drained": done.drained or None}
 
 
 def main() -> int:
