@@ -23,6 +23,7 @@ RELEASES = {
     "Ubuntu-22": 'ID=ubuntu\nVERSION_ID="22.04"\n',
     "Ubuntu-24": 'ID=ubuntu\nVERSION_ID="24.04"\n',
     "Rocky-9": 'ID="rocky"\nVERSION_ID="9.6"\n',
+    "Mint-22": 'ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID="22.1"\n',
 }
 TOOLS = ("bash", "sh", "cat", "chmod", "cp", "grep", "mkdir", "mktemp", "rm", "sha256sum", "sort", "touch", "uname")
 TRIPLE = f"{platform.machine()}-unknown-linux-gnu"
@@ -103,23 +104,36 @@ class Machine:
 
     def lose(self, name: str) -> None:
         """Take a program away."""
-        (self._path / name).unlink()
+        folder = self._path if (self._path / name).exists() else self._tools()
+        (folder / name).unlink()
 
     def checksum(self, text: str) -> None:
         """What the server says that the checksum is."""
         (self._standins / "sum").write_text(f"{text}  rustup-init\n", encoding="utf-8")
 
-    def build(self) -> subprocess.CompletedProcess[str]:
-        """Run the script, with the stand-ins and no Rust of this machine."""
+    def build(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the script with arguments, with the stand-ins and no Rust of this machine."""
+        environment = {
+            "PATH": f"{self._path}:{self._tools()}",
+            "CALLS": str(self.calls),
+            "STANDINS": str(self._standins),
+        }
+        return subprocess.run(
+            [require("bash"), str(self.script), *words],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+    def _tools(self) -> Path:
+        """The real programs that the script may call."""
         tools = self._path.parent / "tools"
         if not tools.exists():
             tools.mkdir()
             for name in TOOLS:
                 (tools / name).symlink_to(str(program(name)))
-        environment = {"PATH": f"{self._path}:{tools}", "CALLS": str(self.calls), "STANDINS": str(self._standins)}
-        return subprocess.run(
-            [require("bash"), str(self.script)], env=environment, capture_output=True, encoding="utf-8", check=False
-        )
+        return tools
 
     def called(self) -> list[str]:
         """Names of what was called, in order, without asking for a version."""
@@ -171,7 +185,10 @@ def test_a_rustup_that_is_there_is_used(tmp_path: Path) -> None:
     [
         (RELEASES["Ubuntu-24"], "on ubuntu-24: apt-get install build-essential cmake pkg-config"),
         (RELEASES["Rocky-9"], "on rocky-9: dnf install gcc-c++ cmake pkgconf"),
+        (RELEASES["Mint-22"], "on linuxmint-22: apt-get install build-essential cmake pkg-config"),
+        ('ID="ol"\nID_LIKE="fedora"\nVERSION_ID="9.6"\n', "on ol-9: dnf install gcc-c++ cmake pkgconf"),
         ("ID=arch\n", "arch- is not known here"),
+        ("ID=manjaro\nID_LIKE=arch\n", "manjaro- is not known here"),
     ],
 )
 def test_what_is_missing_is_told_in_the_words_of_the_distribution(release: str, words: str, tmp_path: Path) -> None:
@@ -180,6 +197,33 @@ def test_what_is_missing_is_told_in_the_words_of_the_distribution(release: str, 
     done = machine.build()
     assert done.returncode == 1 and words in done.stderr
     assert machine.called() == []
+
+
+@pytest.mark.parametrize("name", ["curl", "sha256sum"])
+def test_what_a_download_needs_is_told_before_it(name: str, tmp_path: Path) -> None:
+    """Who needs no download needs neither."""
+    machine = Machine(tmp_path, RELEASES["Debian-12"])
+    machine.lose(name)
+    done = machine.build()
+    assert done.returncode == 1
+    assert f"there is no {name}; on debian-12: apt-get install curl coreutils" in done.stderr
+    assert machine.called() == []
+
+
+def test_help_builds_nothing(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "ID=arch\n")
+    done = machine.build("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: wod-build-evcxr.sh [--help]\n") and "\nExample: sudo /" in done.stdout
+    assert machine.called() == [] and not (machine.hub / "rust").exists()
+
+
+@pytest.mark.parametrize("words", [["0.22.0"], ["--version", "0.22.0"], ["--help", "me"], [""]])
+def test_arguments_that_it_does_not_know_are_refused(words: list[str], tmp_path: Path) -> None:
+    machine = Machine(tmp_path, RELEASES["Debian-13"])
+    done = machine.build(*words)
+    assert (done.returncode, done.stdout) == (64, "") and "Usage: " in done.stderr
+    assert machine.called() == [] and not (machine.hub / "rust").exists()
 
 
 def test_a_download_that_is_not_what_it_should_be_is_not_run(tmp_path: Path) -> None:
