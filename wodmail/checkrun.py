@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from wodmail import checking, maintenance
+from wodmail import checking, maintenance, rootplays
 from wodmail.checking import Item
 from wodmail.errors import Refused
 from wodmail.maintenancetasks import ITEM, TaskResult
@@ -43,6 +43,7 @@ def run(
     skip: Sequence[str] = (),
     on_task: Callable[[TaskResult], None] | None = None,
     seconds: float = SECONDS,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> Checked:
     """Check this machine, and mend what differs unless it is an audit; to be called as root.
 
@@ -54,23 +55,28 @@ def run(
         skip: ids of items to leave out.
         on_task: called after each task.
         seconds: the longest time it may take.
+        on_wait: told for whom it waits, when another play of root's is at work.
 
     Raises:
         Refused: there is no such item.
         Failed: the playbook could not be run, or took too long.
+        ConfigError: the checkout has another wodmail than this program.
+        Temporary: another play of root's goes on and on.
     """
     _known(settings, [*only, *skip])
-    played = maintenance.play(
-        settings,
-        playbook(settings),
-        check=check,
-        diff=True,
-        tags=[ITEM + name for name in only],
-        skip_tags=[ITEM + name for name in skip],
-        variables={"wodmail_config": str(config)},
-        on_task=on_task,
-        timeout=seconds,
-    )
+    rootplays.demand_own_code(settings)
+    with rootplays.alone(config, "wod-check", waiting=on_wait):
+        played = maintenance.play(
+            settings,
+            playbook(settings),
+            check=check,
+            diff=True,
+            tags=[ITEM + name for name in only],
+            skip_tags=[ITEM + name for name in skip],
+            variables={"wodmail_config": str(config)},
+            on_task=on_task,
+            timeout=seconds,
+        )
     found = tuple(checking.items(played.tasks, check=check, private=settings.WODANSIBLEPRIVDIR))
     return Checked(found, checking.status(found, played.status), played.text_tail)
 

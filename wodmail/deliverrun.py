@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wodmail import checking, checkrun, deliver, deliverseats, maintenance, paths, treetrust, variables
+from wodmail import checking, checkrun, deliver, deliverseats, maintenance, paths, rootplays, treetrust, variables
 from wodmail.catalog import Catalog
 from wodmail.checking import Item, Verdict
 from wodmail.config import Settings
@@ -156,6 +156,7 @@ def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
     """All templates; what keeps them all from being delivered is a problem."""
     try:
         treetrust.demand(settings, treetrust.of_deliver(settings))
+        rootplays.demand_own_code(settings)
         made = site(settings)
         files = variable_folders(settings)
         done = deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
@@ -194,9 +195,11 @@ def _machine(
         return Checked(name, "left out", why)
     given = {"wodmail_config": str(config)}
     try:
-        played = maintenance.play(
-            settings, name, check=check, diff=diff, skip_tags=[DELIVER], variables=given, on_task=on_task
-        )
+        rootplays.demand_own_code(settings)
+        with rootplays.alone(config, "wod-deliver"):
+            played = maintenance.play(
+                settings, name, check=check, diff=diff, skip_tags=[DELIVER], variables=given, on_task=on_task
+            )
     except WodmailError as error:
         return Checked(name, "failed", error.sender, tail=str(getattr(error, "output", ""))[-TAIL_CHARACTERS:])
     return _judged(settings, name, played)

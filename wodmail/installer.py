@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wodmail import config, installingfacts, installingfile, maintenance, variables
+from wodmail import config, installingfacts, installingfile, maintenance, rootplays, variables
 from wodmail.errors import ConfigError, Problem
 from wodmail.installing import PLAYBOOKS, Wanted, configuration, hosts, left_to_do, sources
 from wodmail.maintenancetasks import TaskResult
@@ -95,10 +95,16 @@ def install(order: Order, tell: Teller) -> Installation:
 
     Raises:
         ConfigError: the options, the checkout or the configuration stand against it; nothing was changed.
+        Temporary: another play of root's goes on and on.
         Failed: a playbook can't be played at all.
     """
     if os.geteuid() != 0:
         raise ConfigError([Problem("wod-install", "only root can install; call it with sudo")])
+    with rootplays.alone(order.file, "wod-install", waiting=lambda words: tell(words, None)):
+        return _install(order, tell)
+
+
+def _install(order: Order, tell: Teller) -> Installation:
     text, present = installingfile.read(order.file)
     checkout = _checkout(order, present)
     code = _other_code(order, checkout)
@@ -119,12 +125,9 @@ def install(order: Order, tell: Teller) -> Installation:
 
 def _other_code(order: Order, checkout: Path) -> tuple[str, ...]:
     """What differs between the program and the checkout; new playbooks are played by the code that came with them."""
-    found = installingfacts.other_code(checkout)
-    if found and not order.check:
-        words = f"{checkout} has another wodmail than this program ({len(found)} modules differ, such as {found[0]})"
-        mend = f"call {checkout}/scripts/wod-install.sh, which installs that one first; nothing was changed"
-        raise ConfigError([Problem("wod-install", f"{words}: {mend}")])
-    return found
+    if (words := rootplays.other_code(checkout)) and not order.check:
+        raise ConfigError([Problem("wod-install", words)])
+    return installingfacts.other_code(checkout)
 
 
 def _checkout(order: Order, present: dict[str, Any]) -> Path:

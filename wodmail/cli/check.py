@@ -60,7 +60,7 @@ def check(
         raise Refused("only root can check a machine; call it with sudo")
     config = read(file, files=False).file.absolute()
     with _progress(len(only) or len(checkrun.listed(settings))) as advance:
-        checked = checkrun.run(settings, config, check=audit, only=only, skip=skip, on_task=advance)
+        checked = checkrun.run(settings, config, check=audit, only=only, skip=skip, on_task=advance, on_wait=_say)
     if as_json:
         click.echo(json.dumps(as_data(checked, audit), indent=2))
     else:
@@ -81,6 +81,10 @@ def as_data(checked: Checked, audit: bool) -> dict[str, object]:
         "counts": checking.counts(checked.items),
         "items": rows,
     }
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
 
 
 def _list(settings: Settings, as_json: bool) -> None:
