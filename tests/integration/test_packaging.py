@@ -13,6 +13,8 @@ import jinja2
 import pytest
 
 from tests.parts import program, require
+from wodmail import configtext
+from wodmail.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,11 +105,25 @@ def test_shellcheck_of_the_shell_files() -> None:
     files = [
         ROOT / ".ci" / "run",
         ROOT / ".ci" / "jupyterhub",
+        ROOT / "tests" / "appliancehost.sh",
         *(file for name in ("ansible", "scripts") for file in sorted((ROOT / name).rglob("*.sh"))),
     ]
     assert len(files) > 3
     done = subprocess.run([require("shellcheck"), *map(str, files)], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_shellcheck_of_what_shells_read(tmp_path: Path) -> None:
+    """Files without a first line that names their shell: those of a new home, and /etc/wod.sh in both of its shells."""
+    (tmp_path / "wod.sh").write_text(configtext.shell(Settings(WODSENDER="o'brien@example.org"), tmp_path / "wod.yml"))
+    skel = ROOT / "sys" / "skel"
+    shells = {".bashrc": "bash", ".bash_logout": "bash", ".profile": "sh"}
+    assert {file.name for file in skel.iterdir()} == set(shells)
+    checked = [(skel / name, shell) for name, shell in shells.items()]
+    for file, shell in [*checked, (tmp_path / "wod.sh", "sh"), (tmp_path / "wod.sh", "bash")]:
+        argv = [require("shellcheck"), f"--shell={shell}", str(file)]
+        done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("target", ["demo", "demo KEEP=1", "test", "bench", "soak", "lint", "clean", "help"])
