@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
 
 from wodmail.maintenancetasks import TaskResult
@@ -57,10 +58,45 @@ def items(tasks: Iterable[TaskResult], *, check: bool, private: Path | None = No
     """
     found: dict[str, list[TaskResult]] = {}
     for task in tasks:
-        name = task.item or (PRIVATE if private is not None and task.file.startswith(f"{private}/") else "")
+        name = item_of(task, private)
         if name:
             found.setdefault(name, []).append(task)
     return [_item(name, own, check) for name, own in found.items()]
+
+
+def item_of(task: TaskResult, private: Path | None) -> str:
+    """The id of the item that a task belongs to; "" for none (pure).
+
+    Args:
+        task: the task.
+        private: see `items`.
+    """
+    return task.item or (PRIVATE if private is not None and task.file.startswith(f"{private}/") else "")
+
+
+def stopped(found: Sequence[Item], last: str, played: int, text: str) -> list[Item]:
+    """The items of a run; one that ended before its end failed where it was (pure).
+
+    Args:
+        found: its items.
+        last: the id of the item reached last, "" when none was.
+        played: exit status of ansible-playbook; 0 and 2 are those of a run that came to its end.
+        text: the last lines that it printed.
+    """
+    if played in (0, 2) or any(item.verdict is Verdict.FAILED for item in found):
+        return list(found)
+    words = f"the check ended here, items after it were not looked at: {_reason(text)} (ansible-playbook: {played})"
+    return [
+        replace(item, verdict=Verdict.FAILED, what=(words, *item.what)) if item.id == last else item for item in found
+    ]
+
+
+def _reason(text: str) -> str:
+    """What ansible-playbook ended with: the paragraph of its last error, else its last line."""
+    lines = [line.strip() for line in text.splitlines()]
+    begin = max((at for at, line in enumerate(lines) if line.startswith(("[ERROR]", "ERROR!"))), default=-1)
+    told = list(takewhile(bool, lines[begin:])) if begin >= 0 else [line for line in lines if line][-1:]
+    return " ".join(told) or "it says nothing"
 
 
 def _item(name: str, tasks: Sequence[TaskResult], check: bool) -> Item:

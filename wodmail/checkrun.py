@@ -12,6 +12,7 @@ import yaml
 from wodmail import checking, maintenance, rootplays
 from wodmail.checking import Item
 from wodmail.errors import Refused
+from wodmail.maintenance import Played
 from wodmail.maintenancetasks import ITEM, TaskResult
 from wodmail.schema import Settings
 
@@ -77,8 +78,22 @@ def run(
             on_task=on_task,
             timeout=seconds,
         )
-    found = tuple(checking.items(played.tasks, check=check, private=settings.WODANSIBLEPRIVDIR))
+    found = tuple(judge(settings, played, check=check))
     return Checked(found, checking.status(found, played.status), played.text_tail)
+
+
+def judge(settings: Settings, played: Played, *, check: bool) -> list[Item]:
+    """What a check's run comes to, item by item.
+
+    Args:
+        settings: name the folder of private tasks.
+        played: the run.
+        check: whether it was an audit.
+    """
+    private = settings.WODANSIBLEPRIVDIR
+    found = checking.items(played.tasks, check=check, private=private)
+    reached = [name for task in played.tasks if (name := checking.item_of(task, private))]
+    return checking.stopped(found, reached[-1] if reached else "", played.status, played.text_tail)
 
 
 def playbook(settings: Settings) -> str:

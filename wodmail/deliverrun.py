@@ -207,7 +207,7 @@ def _machine(
 
 def _judged(settings: Settings, name: str, played: Played) -> Checked:
     """What the check came to, as wod-check judges it; what it mended, or could, is no reason to call a person."""
-    found = checking.items(played.tasks, check=False, private=settings.WODANSIBLEPRIVDIR)
+    found = checkrun.judge(settings, played, check=False)
     changed = sum(task.status == "changed" and checking.LOOK not in task.tags for task in played.tasks)
     stuck = tuple(item for item in found if item.verdict is Verdict.DIFFERS)
     if checking.status(found, played.status) == 1:

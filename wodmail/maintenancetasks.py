@@ -19,6 +19,9 @@ STATUSES = {
     "runner_on_skipped": "skipped",
     "runner_on_unreachable": "unreachable",
 }
+GENERIC = "non-zero return code"
+"""What Ansible says of every program that ends with another status than 0."""
+PROGRAM_CHARACTERS = 1000
 BLOCKS = frozenset({"block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"})
 
 
@@ -92,10 +95,10 @@ def message(result: Mapping[str, Any]) -> str:
     lines = [f"{_label(each)}: {message(each)}" for each in told if message(each)]
     if lines:
         return "\n".join(lines)
-    for name in ("msg", "stderr", "stdout"):
-        if result.get(name):
-            return str(result[name]).strip()
-    return ""
+    said = [text for name in ("msg", "stderr", "stdout") if (text := str(result.get(name) or "").strip())]
+    if said[1:] and said[0] == GENERIC:  # of a program that failed its own words say more
+        return f"status {result.get('rc')}: {said[1][-PROGRAM_CHARACTERS:]}"
+    return said[0] if said else ""
 
 
 def _label(result: Mapping[str, Any]) -> str:

@@ -148,6 +148,32 @@ def test_the_message_of_a_loop_names_its_items() -> None:
     assert message({"msg": "All items completed", "results": results}) == "b: no room\nc: gone"
 
 
+def test_of_a_program_that_failed_its_own_words_are_told() -> None:
+    failed = {"failed": True, "rc": 3, "msg": "non-zero return code", "stderr": "no such seat\n", "stdout": "begun\n"}
+    assert message(failed) == "status 3: no such seat"
+    assert message({**failed, "stderr": ""}) == "status 3: begun"
+    assert message({**failed, "stderr": "", "stdout": "x" * 5000 + "the end"}).endswith("xthe end")
+    assert len(message({**failed, "stderr": "x" * 5000})) < 1100
+    assert message({**failed, "stderr": "", "stdout": ""}) == "non-zero return code"
+    assert message({**failed, "msg": "too low"}) == "too low"
+    assert message({"msg": "All items completed", "results": [{**failed, "item": "a"}]}) == "a: status 3: no such seat"
+
+
+def test_a_run_that_ended_before_its_end_failed_where_it_was() -> None:
+    found = [Item("one", Verdict.OK), Item("two", Verdict.DIFFERS, ("x",))]
+    text = "TASK [x]\n[ERROR]: no such module\nOrigin: /a.yml:3:3\n\n1 - hosts: all"
+    first, last = checking.stopped(found, "two", 4, text)
+    assert (first, last.verdict) == (found[0], Verdict.FAILED)
+    assert "ended here" in last.what[0] and "[ERROR]: no such module Origin: /a.yml:3:3 (" in last.what[0]
+    assert last.what[1:] == ("x",)
+    assert "killed (" in checking.stopped(found, "one", 250, "killed\n\n")[0].what[0]
+    assert "it says nothing" in checking.stopped(found, "one", -9, "")[0].what[0]
+    for status in (0, 2):
+        assert checking.stopped(found, "two", status, text) == found
+    failed = [Item("one", Verdict.FAILED), *found[1:]]
+    assert checking.stopped(failed, "two", 4, text) == failed
+
+
 def test_differences_of_a_loop_and_in_a_module_s_own_words() -> None:
     prepared = {"diff": {"prepared": "would install: vim\n"}}
     state = {"diff": [{"before": {"mode": "0644"}, "after": {"mode": "0600"}}, {"before": "", "after": ""}]}

@@ -80,6 +80,7 @@ def as_data(checked: Checked, audit: bool) -> dict[str, object]:
         "status": checked.status,
         "counts": checking.counts(checked.items),
         "items": rows,
+        "text": checked.text if checked.status == 1 else "",
     }
 
 
