@@ -11,7 +11,7 @@ DOCUMENTATION = """
     name: wod_loadable
     short_description: see that a file of tasks can be loaded
     description:
-        - A file that M(ansible.builtin.include_tasks) can't load (no YAML, a playbook, a module that is not installed) ends
+        - A file that M(ansible.builtin.include_tasks) cannot load (no YAML, a playbook, an unknown module) ends
           the whole run, and no rescue is asked. This loads the file as the include would, runs nothing of it, and fails
           as any other task.
         - Files that the file includes itself, while it runs, are not looked at.
