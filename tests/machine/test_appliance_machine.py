@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -63,6 +64,15 @@ def test_from_a_fresh_debian_to_an_appliance(both: tuple[LinuxDeployment, Machin
     assert machine.run(["podman", "--version"]).out.startswith("podman version")
 
 
+def test_containers_of_a_seat_find_each_other_by_name(both: tuple[LinuxDeployment, Machine]) -> None:
+    """A container `beside` another is reached by its name: netavark with aardvark-dns, which podman only recommends."""
+    _, machine = both
+    assert machine.run(["podman", "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"
+    machine.run(["podman", "network", "create", "--opt", "isolate=true", "seat-1"])
+    assert json.loads(machine.run(["podman", "network", "inspect", "seat-1"]).out)[0]["dns_enabled"] is True
+    machine.run(["podman", "network", "rm", "seat-1"])
+
+
 def test_students_are_let_in_and_limited(both: tuple[LinuxDeployment, Machine]) -> None:
     """With accounts of their own, no rights, and no more than their share."""
     _, machine = both
@@ -108,9 +118,18 @@ def test_a_workshop_with_pages_of_its_own(both: tuple[LinuxDeployment, Machine])
         (f"setup-{WEB}.sh", "public"),
     ]
     machine.run(["ansible", "--version"])
+    machine.run(["rsync", "--version"])
     machine.shell(f"install -d /etc/wod /var/www/wod-ansible101/student{FIRST}; : >/etc/wod/ansible101.passwords")
-    ask = "curl --silent --noproxy '*' --output /dev/null --write-out '%{http_code}' http://127.0.0.1/"
-    assert machine.shell(ask) == "200"
-    assert machine.shell(f"{ask}student{FIRST}/") == "401"
+    ask = "curl --silent --noproxy '*' --output /dev/null --write-out '%{http_code}'"
+    assert machine.shell(f"{ask} http://127.0.0.1/") == "200"
+    mine = f"http://127.0.0.1/student{FIRST}/"
+    assert machine.shell(f"{ask} {mine}") == "401"
+    # As the create script writes them. Another student's name and password open the page as little as none.
+    for name, word in ((f"student{FIRST}", "Werty1234"), (f"student{LAST}", "Azert5678")):
+        machine.shell(f"echo {name}:$(openssl passwd -6 {word}) >>/etc/wod/ansible101.passwords")
+    machine.shell(f"echo mine >/var/www/wod-ansible101/student{FIRST}/index.html")
+    assert machine.shell(f"{ask} --user student{FIRST}:Werty1234 {mine}") == "200"
+    assert machine.shell(f"{ask} --user student{FIRST}:Azert5678 {mine}") == "401"
+    assert machine.shell(f"{ask} --user student{LAST}:Azert5678 {mine}") == "401"
     again = told(site, "setup", "--no-base", WEB)["appliances"][0]
     assert [each["changed"] for each in again["done"]] == [0, 0]
