@@ -29,7 +29,9 @@ from wodmail import processes
 from wodmail.catalog import Catalog
 from wodmail.cli import guard as commands
 from wodmail.guard import evidence, load, policy, purge, scan, stop
+from wodmail.guard.judge import Finding
 from wodmail.guard.lineage import Origin
+from wodmail.guard.policy import Rung
 from wodmail.guard.scan import Watcher
 from wodmail.guard.sittings import Asker, Sittings
 from wodmail.guard.watch import Seen, Students
@@ -401,6 +403,24 @@ def test_processes_that_hide_their_command_lines_hold_up_a_look_once(
         released.set()
 
 
+def test_command_lines_take_no_more_memory_than_there_is_for_them(
+    site: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"{number:05}" for number in range(15_000)]
+    pattern = "stratum+tcp://pool.example"
+    idle = ["sh", "-c", "kill -STOP $$", *["x"] * 1000, pattern, *words]
+    started += [run_as(FIRST_UID, *idle) for _ in range(4)]
+    watcher = Watcher(Students.of(configured(site)))
+    first = wait_until(lambda: [e for e in watcher.scan() if e.argv[:1] == ("sh",)][3:] and watcher.scan(), what="four")
+    for each in first:
+        assert len(each.argv) <= 256 and sum(map(len, each.argv)) <= 8192
+        assert Guard(configured(site)).judge.programs.denied(each) == ("command-line", "stratum+tcp://")
+    again = watcher.scan()
+    assert [one.argv is two.argv for one, two in zip(first, again, strict=True)] == [True] * 4
+    monkeypatch.setattr(scan, "_KEPT", 2 * sum(map(sys.getsizeof, first[0].argv)))
+    assert sorted(len(each.argv) for each in watcher.scan()) == [6, 6, 256, 256]
+
+
 HIDES = "import ctypes, signal; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); signal.pause()"  # PR_SET_DUMPABLE
 MOUNTS = 'mount --bind "$0" /usr/bin/python3 && exec -a python3 /usr/bin/python3 /dev/zero'
 
@@ -543,6 +563,26 @@ def test_evidence_is_kept_as_long_as_the_configuration_says(site: Path, started:
     now = time.time()
     assert guard.evidence.sweep(now + 1 * evidence.DAY) == 0
     assert (guard.evidence.sweep(now + 3 * evidence.DAY), file.exists()) == (1, False)
+
+
+def test_evidence_of_one_case_and_of_one_student_is_bounded(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(configured(site))
+    longest = (b"\x80" * 8191).decode("utf-8", "surrogateescape")
+    many = tuple(_seen(10**8 + turn, 1)._replace(argv=(longest,), exe="/" + "\x80" * 4000) for turn in range(20))
+    steps = guard.cases.look([Finding(FIRST, "name", Rung.WARN, "words", many)], 0.0, time.time())
+    data = evidence.collect(steps[0].case, steps[0].finding, {}, {}, guard.policy.evidence)
+    assert (data["processes_found"], 1 < len(data["processes"]) < 20) == (20, True)
+    guard.evidence.keep(steps[0].case, data)
+    for turn in range(150):
+        guard.evidence.note(steps[0].case, "stop", f"{turn} " + "x" * 5000)
+    file = guard.evidence.file(steps[0].case)
+    assert file.stat().st_size < 400_000
+    for turn in range(6):
+        file.with_name(f"2020-{turn}-student{FIRST + 1}-cpu.json").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(evidence, "_STUDENT", 3 * 4096)
+    assert guard.evidence.sweep(time.time()) == 3
+    left = sorted(each.name for each in file.parent.iterdir())
+    assert left == [*(f"2020-{turn}-student{FIRST + 1}-cpu.json" for turn in (3, 4, 5)), file.name]
 
 
 def test_the_hash_is_bounded_and_of_the_running_file(site: Path, started: list[Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.guards import policy, seen
 from wodmail.config import Settings
 from wodmail.guard import load
+from wodmail.guard.evidence import surplus
 from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
 from wodmail.guard.policy import Rung
@@ -338,6 +339,15 @@ def test_a_restart_remembers_cases_and_stops() -> None:
     later.restore(json.loads(json.dumps(cases.dump())))
     (again,) = later.look([finding()], 75, 75)
     assert (again.kind, later.stopped(again, 75, left=False)) == ("stop", True)
+
+
+def test_nobody_pushes_out_what_is_kept_of_others() -> None:
+    flood = {Path(f"{turn:03}-student7-{rule}.json"): 10 for turn in range(40) for rule in ("cpu", "name")}
+    others = {Path("000-student1-cpu.json"): 30, Path("001-student2-port-loopback.json"): 30}
+    gone = surplus({**others, **flood}, 1000, 200)
+    assert gone == list(flood)[:66] and sum({**others, **flood}.values()) - 10 * len(gone) == 200
+    assert surplus({**others, **flood}, 100, 10_000) == list(flood)[:70]
+    assert surplus({Path("1-student3-cpu.json"): 500}, 100, 1000) == []  # the only one
 
 
 def test_gpu_time_of_programs_that_are_not_allowed() -> None:

@@ -1,13 +1,20 @@
-"""Evidence: what was found, kept as one JSON file a case in WODSTATEDIR/guard/evidence, for WODRETENTION days."""
+"""Evidence: what was found, kept as one JSON file a case in WODSTATEDIR/guard/evidence, for WODRETENTION days.
+
+Students choose what is in it, and how often there is something to keep. So a file has a limit, each student has one,
+and the folder too: the oldest files go first, in the folder those of whoever has most.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import stat
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +33,11 @@ _BLOCK = 1024 * 1024
 _ARGUMENTS = 256
 _CONNECTIONS = 100
 _SECONDS = 10.0  # for the digests of a case
+_FILE, _STUDENT, _FOLDER = 256 * 1024, 8 * 1024 * 1024, 512 * 1024 * 1024  # bytes
+_BLOCK_OF_DISK = 4096
+_ACTIONS, _RESULT = 100, 300  # of a case; characters of each
+_SHOWN = 300  # characters of a parent's program
+_WHOSE = re.compile(r"-student(\d+)-")
 
 
 def collect(
@@ -44,8 +56,7 @@ def collect(
         tracks: how busy each was.
         limits: how much is kept.
     """
-    shown = finding.processes[: limits.processes_at_most]
-    end = time.monotonic() + _SECONDS
+    shown = _fitting(finding, processes, tracks, limits)
     return {
         "case": case.name,
         "student": case.student,
@@ -53,9 +64,27 @@ def collect(
         "words": finding.words,
         "found": iso(case.at),
         "processes_found": len(finding.processes),
-        "processes": [_process(seen, processes, tracks.get(seen.key), limits.hash_limit_bytes, end) for seen in shown],
+        "processes": shown,
         "actions": [],
     }
+
+
+def _fitting(
+    finding: Finding,
+    processes: Mapping[int, Seen],
+    tracks: Mapping[tuple[int, int], Track],
+    limits: Evidence,
+) -> list[dict[str, Any]]:
+    """The worst processes of a finding, one at least, as many as a file has room for."""
+    end, room = time.monotonic() + _SECONDS, _FILE
+    shown: list[dict[str, Any]] = []
+    for seen in finding.processes[: limits.processes_at_most]:
+        entry = _process(seen, processes, tracks.get(seen.key), limits.hash_limit_bytes, end)
+        room -= len(json.dumps(entry, indent=1))
+        if room < 0 and shown:
+            break
+        shown.append(entry)
+    return shown
 
 
 def iso(at: float) -> str:
@@ -76,7 +105,7 @@ def _process(
         "cpu_rate_cores": round(track.rate_cores, 3) if track else None,
         "cpu_series_cores": track.series() if track else [],
         "program": _program(seen, hash_limit, end),
-        "parents": [f"{each.pid} {each.exe or each.name}" for each in _parents(seen, processes)],
+        "parents": [f"{each.pid} {(each.exe or each.name)[:_SHOWN]}" for each in _parents(seen, processes)],
         "connections": _connections(seen),
     }
 
@@ -185,15 +214,55 @@ class Store:
         """
         data = files.read(self.file(case)) or {"case": case.name, "student": case.student, "rule": case.rule}
         actions: Sequence[Any] = data.get("actions", [])
-        entry = {"when": iso(time.time()), "action": action, "result": result}
-        self.keep(case, {**data, "actions": [*actions, entry][-200:]})
+        entry = {"when": iso(time.time()), "action": action, "result": result[:_RESULT]}
+        self.keep(case, {**data, "actions": [*actions, entry][-_ACTIONS:]})
 
     def sweep(self, now: float) -> int:
-        """Remove what is older than it is to be kept; gives how many files."""
-        old = [file for file in self._all() if file.lstat().st_mtime < now - self._days * DAY]
-        for file in old:
+        """Remove what is older than it is to be kept, or too much; gives how many files."""
+        files_now = self._all()
+        old = [file for file in files_now if file.lstat().st_mtime < now - self._days * DAY]
+        sizes = {file: _size(file) for file in files_now if file not in set(old)}
+        gone = [*old, *surplus(sizes, _STUDENT, _FOLDER)]
+        for file in gone:
             file.unlink(missing_ok=True)
-        return len(old)
+        return len(gone)
 
-    def _all(self) -> Iterable[Path]:
+    def _all(self) -> Sequence[Path]:
+        """By name, so the oldest first."""
         return sorted(self._folder.glob("*.json"))
+
+
+def surplus(sizes: Mapping[Path, int], student_most: int, folder_most: int) -> list[Path]:
+    """Which files are too many (pure): a student's oldest; in all the oldest of whoever has most, again and again.
+
+    So nobody pushes out what is kept of others before having no more than they have.
+
+    Args:
+        sizes: bytes by file, the oldest first.
+        student_most: bytes of one student.
+        folder_most: bytes of all.
+    """
+    kept: dict[str, deque[Path]] = {}
+    for file in sizes:
+        found = _WHOSE.search(file.name)
+        kept.setdefault(found[1] if found else "", deque()).append(file)
+    total = {student: sum(map(sizes.__getitem__, each)) for student, each in kept.items()}
+    gone: list[Path] = []
+
+    def drop(student: str) -> None:
+        gone.append(kept[student].popleft())
+        total[student] -= sizes[gone[-1]]
+
+    for student in kept:
+        while total[student] > student_most and len(kept[student]) > 1:
+            drop(student)
+    rest = sum(total.values())
+    while rest > folder_most:
+        drop(max(total, key=total.__getitem__))
+        rest -= sizes[gone[-1]]
+    return gone
+
+
+def _size(file: Path) -> int:
+    """What a file takes of the disk, at least one block."""
+    return -(-file.lstat().st_size // _BLOCK_OF_DISK) * _BLOCK_OF_DISK

@@ -1,22 +1,26 @@
 """A look at what runs as students, of which no student can make it last.
 
 A command line is memory of its process, and a program is a file: of one that lies in a file system of the student's own
-neither may ever come. So reading them has a deadline, and so has a look as a whole.
+neither may ever come. So reading them has a deadline, and so has a look as a whole. Nor may it take as much of the
+guard's memory as the student likes.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from wodmail.guard.watch import ExeFile, Seen, Students, read
 
 Key = tuple[int, int]
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MOST = 64 * 1024  # bytes of a command line
+_MOST, _WORDS = 8192, 256  # bytes and words of a command line
+_KEPT = 1024 * 1024  # bytes of command lines that are kept of a student; of what is beyond that only a beginning
+_CUT = 6, 128  # words, and characters of each, of such a beginning
 _LOOK = 6  # a look waits at most so many times the deadline for one process
 _ASKED = 200  # processes of suspects that are asked at the same time
 
@@ -59,7 +63,7 @@ class Watcher:
         end = time.monotonic() + _LOOK * self._seconds
         suspects: set[int] | None = set(self.hidden.values())
         while True:
-            work = _Scan(self.students, only, suspects)
+            work = _Scan(self.students, only, suspects, self._known)
             work.start()
             held = self._await(work)
             if held is None:
@@ -123,11 +127,15 @@ class _Scan(threading.Thread):
         students: whose processes.
         only: one student's.
         suspects: students of whose processes neither command line nor program is read; None for all students.
+        known: the look before.
     """
 
-    def __init__(self, students: Students, only: int | None, suspects: Collection[int] | None) -> None:
+    def __init__(
+        self, students: Students, only: int | None, suspects: Collection[int] | None, known: Mapping[Key, Seen]
+    ) -> None:
         super().__init__(daemon=True, name="guard-scan")
-        self._students, self._only, self._suspects = students, only, suspects
+        self._students, self._only, self._suspects, self._known = students, only, suspects, known
+        self._kept: dict[int, int] = {}  # bytes of command lines, by student
         self.found: list[Seen] = []
         self.bare: list[Seen] = []
         self.fault: OSError | None = None
@@ -164,11 +172,21 @@ class _Scan(threading.Thread):
                 self.bare.append(seen)
                 return
             self.reading = (_Held(seen.key, student), time.monotonic())
-            self.found.append(_filled(seen))
+            self.found.append(self._keep(_filled(seen)))
         except (OSError, ValueError, IndexError):  # it has ended meanwhile
             return
         finally:
             self.reading = None
+
+    def _keep(self, seen: Seen) -> Seen:
+        """The process with what is kept of its command line: once for all looks, and no more than there is room for."""
+        size = sum(map(sys.getsizeof, seen.argv))
+        if self._kept.get(seen.student, 0) + size > _KEPT:
+            words, characters = _CUT
+            return seen._replace(argv=tuple(word[:characters] for word in seen.argv[:words]))
+        self._kept[seen.student] = self._kept.get(seen.student, 0) + size
+        known = self._known.get(seen.key)
+        return seen._replace(argv=known.argv) if known is not None and known.argv == seen.argv else seen
 
 
 class _Ask(threading.Thread):
@@ -235,8 +253,12 @@ def _file(folder: str) -> ExeFile | None:
 
 
 def _argv(folder: str) -> tuple[str, ...]:
+    """The command line's words; those beyond the most are one word together, in which patterns are searched too."""
     data = read(f"{folder}/cmdline", _MOST)
-    return tuple(_text(word) for word in data.rstrip(b"\0").split(b"\0")) if data else ()
+    if not data:
+        return ()
+    words = data.rstrip(b"\0").split(b"\0", _WORDS - 1)
+    return tuple(_text(word.replace(b"\0", b" ")) for word in words)
 
 
 def _text(data: bytes) -> str:
