@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,10 @@ from wodmail.rebrandingrules import Rule, UnstableError, rebranded
 SKIPPED = frozenset({".git", ".hg", ".svn", ".ipynb_checkpoints", "__pycache__", "node_modules"})
 LARGEST = 64 * 1024 * 1024
 LOOKED_AT = 8192
+NOT_UTF8 = "not UTF-8"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_QUOTED = re.compile(r'["\\]')
+_MARK = codecs.BOM_UTF8.decode()  # a byte order mark, which editors of Windows put first
 
 
 class Outcome(StrEnum):
@@ -37,7 +43,7 @@ class Rebranded:
         path: the file, or a folder that can't be read, relative to the folder.
         outcome: see `Outcome`.
         count: how many places were replaced.
-        diff: unified diff when it is changed.
+        diff: unified diff when it is changed, as patch(1) and git read it.
         reason: why it failed or was passed over.
         lost: names of files or folders that the text named and doesn't name any more; who reads it finds nothing.
     """
@@ -106,25 +112,27 @@ def _one(path: Path, name: str, rules: Sequence[Rule], dry_run: bool, place: Pla
             return Rebranded(name, Outcome.BINARY, reason=f"larger than {LARGEST // 2**20} MiB")
         data = path.read_bytes()
         if b"\0" in data[:LOOKED_AT]:
-            return Rebranded(name, Outcome.BINARY)
-        old = data.decode()
+            return Rebranded(name, Outcome.BINARY, reason=NOT_UTF8 if data.startswith(_UTF16) else "")
+        text = data.decode()
     except UnicodeDecodeError:
-        return Rebranded(name, Outcome.BINARY, reason="not UTF-8")
+        return Rebranded(name, Outcome.BINARY, reason=NOT_UTF8)
     except OSError as error:
         return Rebranded(name, Outcome.FAILED, reason=f"it can't be read: {error.strerror}")
+    old = text.removeprefix(_MARK)
+    mark = text[: len(text) - len(old)]
     try:
         new, count = _changed(path, old, rules, place)
         if new == old:
             return Rebranded(name, Outcome.SAME)
         if not dry_run:
-            _write(path, new)
+            _write(path, mark + new)
     except (UnstableError, BrokenError) as error:
         return Rebranded(name, Outcome.FAILED, reason=str(error))
     except (ValueError, RecursionError) as error:
         return Rebranded(name, Outcome.FAILED, reason=f"no valid notebook: {error}")
     except OSError as error:
         return Rebranded(name, Outcome.FAILED, reason=f"it can't be written: {error.strerror}")
-    return Rebranded(name, Outcome.CHANGED, count, _diff(name, old, new), lost=place.lost)
+    return Rebranded(name, Outcome.CHANGED, count, _diff(name, text, mark + new), lost=place.lost)
 
 
 def _changed(path: Path, old: str, rules: Sequence[Rule], place: Place) -> tuple[str, int]:
@@ -136,8 +144,21 @@ def _changed(path: Path, old: str, rules: Sequence[Rule], place: Place) -> tuple
 
 
 def _diff(name: str, old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), f"a/{name}", f"b/{name}", n=1, lineterm="")
-    return "\n".join(lines)
+    lines = difflib.unified_diff(_lines(old), _lines(new), _named(f"a/{name}"), _named(f"b/{name}"), n=1)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as patch(1) has them: they end with a line feed, and with nothing else that Unicode has for it."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def _named(name: str) -> str:
+    """A file's name as patch(1) and git read it: quoted where it must be, its end marked where it has spaces."""
+    if name.isprintable() and not _QUOTED.search(name):
+        return f"{name}\t" if " " in name else name
+    octal = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(name))
+    return f'"{"".join(octal)}"'
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
+import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -12,7 +17,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
+from tests.parts import require
+from wodmail import rebranding as work
 from wodmail.cli.rebranding import rebranding
 from wodmail.errors import ConfigError
 from wodmail.rebranding import Outcome, rebrand
@@ -212,3 +220,100 @@ def test_the_command_shows_the_diff_first(tmp_path: Path) -> None:
         0,
         "would be: 0 changed, 1 same, 0 binary, 0 failed",
     )
+
+
+NAMES = ["a.md", "with spaces.md", "é \u2028.md", 'a "quoted"\t\\ name\n.md', os.fsdecode(b"\xff.md"), "sub/b.ipynb"]
+TEXT_OF_MANY_ENDS = "# Acme\r\nold\rmac\x0c Acme\u2028 and \x85 Acme\n\n" + "long " * 40 + "Acme\n\nlast Acme"
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of odd names and texts, and a map."""
+    (tmp_path / "map.yml").write_text("Acme: Beta\n")
+    folder = tmp_path / "books"
+    (folder / "sub").mkdir(parents=True)
+    for name in NAMES:
+        text = notebook("Acme") if name.endswith(".ipynb") else TEXT_OF_MANY_ENDS
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    (folder / "marked.txt").write_bytes(codecs.BOM_UTF8 + b"Acme\r\n")
+    (folder / "one-line.txt").write_bytes(b"Acme")
+    return folder, tmp_path / "map.yml"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("tool", ["patch", "git"])
+def test_a_dry_run_into_a_file_is_a_patch(acme: tuple[Path, Path], tool: str) -> None:
+    """Applied, it makes what the run makes, byte by byte."""
+    folder, file = acme
+    before = contents(folder)
+    call = [sys.executable, "-m", "wodmail", "rebranding", str(folder), "--map", str(file)]
+    dry = subprocess.run([*call, "--dry-run"], capture_output=True, check=False)
+    assert (dry.returncode, b"marked.txt" in dry.stderr, b"8 changed" in dry.stderr) == (2, True, True)
+    words = [require(tool), *(["-p1", "--silent"] if tool == "patch" else ["apply", "-p1"])]
+    applied = subprocess.run(words, input=dry.stdout, cwd=folder, capture_output=True, check=False)
+    assert (applied.returncode, applied.stdout, applied.stderr) == (0, b"", b"")
+    patched = contents(folder)
+    for name, data in before.items():
+        (folder / name).write_bytes(data)
+    assert subprocess.run(call, capture_output=True, check=False).returncode == 0
+    assert patched == contents(folder) != before
+
+
+def test_a_dry_run_on_a_terminal_is_for_people(acme: tuple[Path, Path]) -> None:
+    """All of it there, long lines folded."""
+    folder, file = acme
+    call = [sys.executable, "-m", "wodmail", "rebranding", str(folder), "--map", str(file), "--dry-run"]
+    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "COLUMNS": "80"}
+    ours, theirs = os.openpty()
+    with subprocess.Popen(call, stdout=theirs, stderr=subprocess.PIPE, stdin=theirs, env=utf8) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal tells that nobody writes to it any more
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+        assert process.stderr is not None and process.stderr.read() == b""
+    assert process.returncode == 2
+    lines = re.sub(rb"\x1b\[[0-9;]*m", b"", shown).decode().split("\r\n")
+    assert any(line.startswith("would be: 8 changed, ") for line in lines)
+    assert max(map(cell_len, lines)) <= 80
+
+
+def test_a_byte_order_mark_stays(tmp_path: Path) -> None:
+    """It is no part of the first line, and a notebook may have one."""
+    found = rules(tmp_path, "^Acme: Beta\n")
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for name, text in (("a.txt", "Acme\n"), ("b.ipynb", notebook("Acme")), ("c.txt", "nothing")):
+        (folder / name).write_text(text, encoding="utf-8-sig")
+    told = {each.path: each.outcome for each in rebrand(folder, found)}
+    assert told == {"a.txt": Outcome.CHANGED, "b.ipynb": Outcome.CHANGED, "c.txt": Outcome.SAME}
+    assert (folder / "a.txt").read_bytes() == codecs.BOM_UTF8 + b"Beta\n"
+    assert (folder / "b.ipynb").read_bytes() == codecs.BOM_UTF8 + notebook("Beta").encode()
+    assert (folder / "c.txt").read_bytes() == codecs.BOM_UTF8 + b"nothing"
+
+
+def test_texts_that_keep_the_brand_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other encodings and what is too large; pictures are not."""
+    monkeypatch.setattr(work, "LARGEST", 2**20)
+    (tmp_path / "map.yml").write_text("Acme: Beta\n")
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "latin.txt").write_text("Acmé Acme", encoding="latin-1")
+    (folder / "wide.txt").write_text("Acme", encoding="utf-16")
+    (folder / "large.csv").write_bytes(b"Acme\n" * 2**18)
+    (folder / "logo.png").write_bytes(b"\x89PNG\0Acme")
+    call = [str(folder), "--map", str(tmp_path / "map.yml")]
+    done = CliRunner().invoke(rebranding, call)
+    rows = [line.split(maxsplit=2) for line in done.output.splitlines()[1:-1]]
+    assert [[word.strip() for word in row] for row in rows] == [
+        ["large.csv", "binary", "larger than 1 MiB"],
+        ["latin.txt", "binary", "not UTF-8"],
+        ["wide.txt", "binary", "not UTF-8"],
+    ]
+    files = json.loads(CliRunner().invoke(rebranding, [*call, "--json"]).output)["files"]
+    assert {row["path"]: row["reason"] for row in files}["logo.png"] == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from rich.table import Table
 
 from wodmail import rebranding as work
 from wodmail.cli.config import json_option
+from wodmail.mail.grammar import visible
 from wodmail.rebranding import Outcome, Rebranded
 from wodmail.rebrandingrules import read_rules
 
 VERSION = 1
 WOULD_CHANGE = 2
+LONGEST = 4096
 
 
 @click.command()
@@ -65,17 +68,26 @@ def _counts(done: Sequence[Rebranded]) -> dict[str, int]:
 
 
 def _tell(done: Sequence[Rebranded], dry_run: bool) -> None:
-    """The diff when nothing is written, a table of what isn't the same, and a line that counts."""
-    console = Console()
-    if dry_run:
+    """The diff when nothing is written, a table of what isn't the same or keeps the brand, and a line that counts.
+
+    A dry run into a file or pipe is a patch: it is printed as it is, and all else goes to standard error.
+    """
+    console = Console(stderr=dry_run and not sys.stdout.isatty())
+    if console.stderr:
+        for each in done:
+            click.echo(each.diff.encode(), nl=False)
+    elif dry_run:
         for each in done:
             if each.diff:
-                console.print(Syntax(each.diff, "diff", background_color="default", word_wrap=True))
+                shown = each.diff.rstrip("\n")
+                console.print(Syntax(shown, "diff", background_color="default", word_wrap=True))
     table = Table("file", "outcome", "places", "remark", box=None)
     table.columns[0].overflow = table.columns[3].overflow = "fold"
     for each in done:
-        if each.outcome in (Outcome.CHANGED, Outcome.FAILED):
-            table.add_row(escape(each.path), each.outcome.value, str(each.count or ""), escape(_remark(each)))
+        if each.outcome in (Outcome.CHANGED, Outcome.FAILED) or each.reason:
+            table.add_row(
+                escape(visible(each.path, LONGEST)), each.outcome.value, str(each.count or ""), escape(_remark(each))
+            )
     if table.rows:
         console.print(table)
     told = ", ".join(f"{count} {outcome}" for outcome, count in _counts(done).items())
