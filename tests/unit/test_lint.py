@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,24 @@ def test_files_that_are_no_files_and_large_ones(tmp_path: Path) -> None:
         "s not copied: neither a file nor a link within the workshop's folder",
     ]
     assert lint.look(settings_of(tmp_path, tmp_path / "state"), max_bytes=101).counts["errors"] == 2
+
+
+def test_a_folder_that_is_too_large(tmp_path: Path) -> None:
+    """One byte more than 1 GiB, of nothing but a hole; it isn't read first."""
+    folder = tmp_path / "notebooks" / "WKSHP-Big101"
+    folder.mkdir(parents=True)
+    (folder / "wod.yml").write_text("name: Big\nrange: [1,2]\ncapacity: 2\n")
+    with (folder / "video.bin").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    tracemalloc.start()
+    try:
+        report = lint.look(settings_of(tmp_path, tmp_path / "state"), max_bytes=1 << 31)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    [found] = report.findings
+    assert as_line(found) == f"error {folder} the workshop's folder WKSHP-Big101 holds more than 1 GiB"
+    assert most < 1 << 29
 
 
 def test_no_secret_is_told(tmp_path: Path) -> None:

@@ -80,14 +80,14 @@ def read(folder: Path) -> Source:
     try:
         for path in sorted(_walk(os.fspath(folder))):
             relative = os.path.relpath(path, folder)
-            entry = _entry(path, relative)
+            entry = _entry(path, relative, MAX_BYTES - total)
             if entry is None:
                 skipped.append(relative)
                 continue
             total += len(entry.data)
-            if total > MAX_BYTES:
-                raise Failed(f"the workshop's folder {folder.name} holds more than 1 GiB", f"{folder} is too large")
             entries.append(entry)
+    except _TooLargeError as error:
+        raise Failed(f"the workshop's folder {folder.name} holds more than 1 GiB", f"{folder} is too large") from error
     except OSError as error:
         raise Failed(f"a file of {folder.name} can't be read: {error.strerror}", f"{error}") from error
     return Source(folder, tuple(entries), tuple(skipped))
@@ -109,7 +109,18 @@ def _leads_out(relative: str, target: str) -> bool:
     return target.startswith("/") or end == ".." or end.startswith("../")
 
 
-def _entry(path: str, relative: str) -> Entry | None:
+class _TooLargeError(Exception):
+    """A file is larger than what is left."""
+
+
+def _entry(path: str, relative: str, left: int) -> Entry | None:
+    """What is at a path; None for what isn't copied.
+
+    Args:
+        path: where it is.
+        relative: the same below the workshop's folder.
+        left: bytes that it may have; a larger one isn't read first.
+    """
     status = os.lstat(path)
     mode = stat.S_IMODE(status.st_mode) & 0o755
     if stat.S_ISLNK(status.st_mode):
@@ -120,4 +131,7 @@ def _entry(path: str, relative: str) -> Entry | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-        return Entry(relative, "file", mode | 0o600, file.read())
+        data = file.read() if status.st_size <= left else b""
+        if status.st_size > left or len(data) > left:
+            raise _TooLargeError
+        return Entry(relative, "file", mode | 0o600, data)
