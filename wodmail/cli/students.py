@@ -51,7 +51,7 @@ hub_option = click.option("--no-hub", is_flag=True, help="Leave JupyterHub's use
 def students() -> None:
     """All students' accounts, homes and hub users: what there is, make and mend, remove.
 
-    Example: wodmail students status --students 121-140
+    Example: wod-students status --students 121-140
     """
 
 

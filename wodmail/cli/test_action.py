@@ -37,7 +37,8 @@ at once, without mail: the documents are in the workshop's folder then."""
 EPILOG = """Without MIN the workshop's own range is used. CREATE and CLEANUP send one mail a student, RESET
 one for the range, PURGE takes one student; PDF and WORD don't heed --wait and --timeout.
 Exit status: 0 done (without --wait: sent), 1 failed or refused,
-64 usage, 69 no server, 75 not ended within the time, 78 configuration."""
+64 usage, 69 no server, 75 not ended within the time, 78 configuration.
+Example: wod-test-action --wait CREATE WKSHP-API101 121"""
 
 
 class UsageError(Exception):
