@@ -75,6 +75,18 @@ def seen(pid: int = 100, student: int = 1, **more: Any) -> Seen:
     return Seen(pid=pid, student=student, **values)
 
 
+ENV = Path("/usr/bin/env").resolve()
+BUILDERS: dict[str, Any] = {"allowed": [{"what": "builders", "exe": [str(ENV)]}]}
+"""A policy's change: what may be busy is one program of this system, which stands for make."""
+
+
+def builder() -> dict[str, object]:
+    """What is seen of the program that `BUILDERS` allows."""
+    status = ENV.stat()
+    file = ExeFile(status.st_dev, status.st_ino, status.st_uid, status.st_gid, status.st_mode)
+    return {"exe": str(ENV), "file": file}
+
+
 def own_copy(program: str, home: Path, name: str, uid: int) -> Path:
     """A copy of a program in a home, under another name, the student's own."""
     found = shutil.which(program)

@@ -32,6 +32,7 @@ class Finding:
         then: how far the ladder goes.
         words: what was found, printable.
         processes: which processes, the worst first.
+        again: the same of a student that was stopped for it again and again.
     """
 
     student: int
@@ -39,6 +40,7 @@ class Finding:
     then: Rung
     words: str
     processes: tuple[Seen, ...]
+    again: Rung = Rung.WARN
 
 
 class Judge:
@@ -84,7 +86,11 @@ class Judge:
         self._long(look, found)
         self._entries = None
         self.programs.forget({seen.key for seen in look.processes})
-        return [_finding(key, entries) for key, entries in sorted(found.items(), key=lambda item: item[0])]
+        again = {"cpu-long": self.policy.cpu.all_again_then}
+        return [
+            _finding(key, entries, again.get(key[1], Rung.WARN))
+            for key, entries in sorted(found.items(), key=lambda item: item[0])
+        ]
 
     def restore(self, over_seconds: Mapping[Key, float]) -> None:
         """Go on counting where a guard of this boot ended; only processes that still live will be seen again."""
@@ -284,8 +290,8 @@ def _what(seen: Seen) -> str:
     return f"process {seen.pid}, {visible(seen.exe or seen.name, _SHOWN)}"
 
 
-def _finding(key: tuple[int, str], entries: Iterable[tuple[Seen | None, Rung, str]]) -> Finding:
+def _finding(key: tuple[int, str], entries: Iterable[tuple[Seen | None, Rung, str]], again: Rung) -> Finding:
     listed = list(entries)
     words = listed[0][2] + (f" (and {len(listed) - 1} more)" if len({e[2] for e in listed}) > 1 else "")
     processes = {seen.key: seen for seen, _, _ in listed if seen is not None}
-    return Finding(key[0], key[1], max(then for _, then, _ in listed), words, tuple(processes.values()))
+    return Finding(key[0], key[1], max(then for _, then, _ in listed), words, tuple(processes.values()), again)

@@ -15,6 +15,7 @@ from wodmail.guard.judge import Finding
 from wodmail.guard.policy import Ladder, Rung
 
 _VAIN = 3  # looks in which a stop finds all processes gone
+_LASTING = ("port", "port-loopback")  # what these find is still there, whether its process is found or not
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Seat:
         purged: monotonic seconds of the last PURGE.
         troubled: WODMONITOR was told that it could not be sent.
         wanted_at: seconds since 1970 of the look that wanted it.
+        again: monotonic seconds of stops that count only when there are many, each for something new.
     """
 
     stops: list[float] = field(default_factory=list)
@@ -65,6 +67,11 @@ class Seat:
     purged: float | None = None
     troubled: bool = False
     wanted_at: float = 0.0
+    again: list[float] = field(default_factory=list)
+
+    def moments(self) -> list[float]:
+        """When something happened that may still count."""
+        return [*self.stops, *self.again, *([] if self.purged is None else [self.purged])]
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ class Cases:
                 steps.append(Step("open", case, finding))
             case.seen, case.words = now, finding.words
             due = now - case.opened >= self.ladder.stop_after_seconds
-            if finding.then >= Rung.STOP and due and finding.processes:
+            # Without a process the stop is one in vain; a connection that nobody has is still somebody's.
+            if finding.then >= Rung.STOP and due and (finding.processes or finding.rule in _LASTING):
                 steps.append(Step("stop", case, finding))
         return steps
 
@@ -139,20 +147,35 @@ class Cases:
             return False
         step.case.stops += 1
         step.case.failed = left
-        if step.finding.then < Rung.PURGE:
+        if max(step.finding.then, step.finding.again) < Rung.PURGE:
             return False
         seat = self.seats.setdefault(step.case.student, Seat())
-        if now not in seat.stops:  # one look counts once, whatever was found in it
-            seat.stops.append(now)
-        recent = [moment for moment in seat.stops if moment > now - self.ladder.purge_window_seconds]
-        seat.stops = recent[-self.ladder.purge_after_stops :]
+        enough = self._often(seat, now) if step.finding.then < Rung.PURGE else self._enough(seat, now) or left
         again = seat.purged is None or now - seat.purged >= self.ladder.purge_again_seconds
-        enough = left or len(seat.stops) >= self.ladder.purge_after_stops
         if not (enough and again):
             return False
         if not seat.wanted:
             seat.wanted, seat.wanted_at = step.case.name, step.case.at + now - step.case.opened
         return True
+
+    def _enough(self, seat: Seat, now: float) -> bool:
+        """Note a stop that counts; says whether there were enough of them."""
+        if now not in seat.stops:  # one look counts once, whatever was found in it
+            seat.stops.append(now)
+        recent = [moment for moment in seat.stops if moment > now - self.ladder.purge_window_seconds]
+        seat.stops = recent[-self.ladder.purge_after_stops :]
+        return len(seat.stops) >= self.ladder.purge_after_stops
+
+    def _often(self, seat: Seat, now: float) -> bool:
+        """The same for what leads to a PURGE only when it happens again and again.
+
+        Stops shortly after one another are one: three builds at the same time are not three offences.
+        """
+        if not seat.again or now - seat.again[-1] >= self.ladder.forget_seconds:
+            seat.again.append(now)
+        recent = [moment for moment in seat.again if moment > now - self.ladder.again_window_seconds]
+        seat.again = recent[-self.ladder.again_after_stops :]
+        return len(seat.again) >= self.ladder.again_after_stops
 
     def changed(self, since: Mapping[int, float], now: float, at: float) -> set[int]:
         """Forget what those before did whose seat is another's, or nobody's, by now.
@@ -170,7 +193,7 @@ class Cases:
         forgotten = {student for student, _ in old}
         for student, seat in list(self.seats.items()):
             moment = since.get(student, 0.0) - at + now
-            before = [stop for stop in [*seat.stops, *([] if seat.purged is None else [seat.purged])] if stop < moment]
+            before = [stop for stop in seat.moments() if stop < moment]
             if before or (seat.wanted and seat.wanted_at < since.get(student, 0.0)):
                 del self.seats[student]
                 forgotten.add(student)
@@ -183,7 +206,7 @@ class Cases:
     def purged(self, student: int, now: float) -> None:
         """Note that the PURGE was sent."""
         seat = self.seats.setdefault(student, Seat())
-        seat.purged, seat.wanted, seat.stops = now, "", []
+        seat.purged, seat.wanted, seat.stops, seat.again = now, "", [], []
 
     def tell(self, student: int, name: str, words: str, trouble: str) -> None:
         """Note that WODMONITOR has to be told of a PURGE.
@@ -207,12 +230,12 @@ class Cases:
             for key, case in self.cases.items()
             if now - case.seen < self.ladder.forget_seconds or (not case.told and now - case.seen < 86400)
         }
-        keep = max(self.ladder.purge_window_seconds, self.ladder.purge_again_seconds)
+        ladder = self.ladder
+        keep = max(ladder.purge_window_seconds, ladder.purge_again_seconds, ladder.again_window_seconds)
         self.seats = {
             student: seat
             for student, seat in self.seats.items()
-            if seat.wanted
-            or any(now - moment < keep for moment in [*seat.stops, *([] if seat.purged is None else [seat.purged])])
+            if seat.wanted or any(now - moment < keep for moment in seat.moments())
         }
 
     def dump(self) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class Letters:
             done: called when the mail is handed over, or will never be.
         """
         shown = {"processes": data.get("processes", []), "processes_found": data.get("processes_found", 0)}
-        values = {"case": case, "found": iso(case.at), "then": data.get("then", ""), "evidence": file}
+        then = {"then": data.get("then", ""), "again": data.get("again", "")}
+        values = {"case": case, "found": iso(case.at), **then, "evidence": file}
         subject = f"student{case.student}: {case.words}"
         self._write("finding", case.name, subject, {**values, "data": shown, "ladder": ladder}, done)
 

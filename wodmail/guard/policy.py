@@ -87,6 +87,7 @@ class Cpu(_Section):
     all_limit_cores: Cores
     all_longer_than_seconds: Pause
     all_then: Then
+    all_again_then: Then
 
 
 class Denied(_Section):
@@ -158,6 +159,8 @@ class Ladder(_Section):
     purge_after_stops: Count
     purge_window_seconds: Seconds
     purge_again_seconds: Seconds
+    again_after_stops: Count
+    again_window_seconds: Seconds
     forget_seconds: Seconds
     mails_an_hour: Count
 

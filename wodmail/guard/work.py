@@ -163,7 +163,7 @@ class Guard:
         case, found = step.case, step.finding
         if not self.dry_run:
             data = evidence.collect(case, found, self._by_pid, self.judge.tracks, self.policy.evidence)
-            data["then"] = found.then.word
+            data |= {"then": found.then.word, "again": found.again.word}
             self._keep(lambda: self.evidence.keep(case, data))
             log.warning("guard-found", case=case.name, student=case.student, rule=case.rule, words=found.words)
         return [f"{'would warn' if self.dry_run else 'warned'}: student{case.student}: {found.words}"]
