@@ -354,13 +354,17 @@ def test_own_scripts_are_clean(tmp_path: Path) -> None:
     texts = {script.stem: PROGRAM.findall(script.read_text()) for script in scripts}
     ((prelude,), programs) = texts.pop("appliance"), {name: found for name, found in texts.items() if found}
     assert len(programs) == 5
+    there = []
     for name, found in programs.items():
         # What runs on an appliance is a text to the script that sends it.
-        (tmp_path / "scripts" / f"{name}-there.sh").write_text("#!/bin/bash\n" + prelude + "".join(found))
-        scripts.append(tmp_path / "scripts" / f"{name}-there.sh")
-    checked = [shellcheck, "--severity=warning", *map(str, scripts)]
-    done = subprocess.run(checked, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+        there.append(tmp_path / "scripts" / f"{name}-there.sh")
+        there[-1].write_text("#!/bin/bash\n" + prelude + "".join(found))
+    # Put together, there are functions of the prelude that this program does not call (2317). `A && B || refuse` is
+    # meant (2015), so are names without blanks as words (2013) and quotes in which nothing shall be expanded (2016).
+    for files, options in ((scripts, []), (there, ["--exclude=SC2013,SC2015,SC2016,SC2317"])):
+        checked = [shellcheck, *options, *map(str, files)]
+        done = subprocess.run(checked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_own_scripts_are_clean_and_run(tmp_path: Path) -> None:
