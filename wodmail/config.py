@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -20,7 +22,7 @@ from wodmail.errors import ConfigError, Problem
 from wodmail.schema import Network, Settings
 from wodmail.yamlfile import read_mapping
 
-__all__ = ["Network", "Report", "Settings", "find", "load", "read"]
+__all__ = ["Network", "Report", "Settings", "find", "lenient", "load", "read"]
 
 DEFAULT_FILE = Path("/etc/wod.yml")
 
@@ -83,6 +85,32 @@ def read(path: Path | None = None, *, files: bool = True) -> Report:
     problems += [problem for problem in further if problem.path not in named]
     warnings += checks.advice(settings, file)
     return Report(file, None if wrong else settings, tuple(problems), tuple(warnings))
+
+
+def lenient(path: Path | None = None) -> Settings:
+    """What can be read of a configuration that is wrong elsewhere, to tell somebody of that; never to work by.
+
+    Args:
+        path: see `load`.
+    """
+    file = find(path).expanduser()
+    data, _ = read_mapping(file)
+    return _validated(_from_here(data if data is not None else _lines(file), file.absolute().parent))[1]
+
+
+def _lines(file: Path) -> dict[str, Any]:
+    """The keys that stand in a line of their own, of a file that is no YAML as a whole."""
+    found: dict[str, Any] = {}
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return found
+    for line in re.findall(r"^WOD[A-Z]+[ \t]*:.*$", text, re.MULTILINE):
+        try:
+            found.update(yaml.safe_load(line))
+        except yaml.YAMLError:
+            continue
+    return found
 
 
 def _validated(data: dict[str, Any]) -> tuple[list[Problem], Settings]:

@@ -107,7 +107,13 @@ def _cron(plan: Plan, made: Mapping[Schedule, When]) -> dict[Path, str]:
     for path in (plan.program, plan.file.absolute()):
         if re.search(r"[%\n\"\\]", str(path)):
             raise Refused(f"{path} can't stand in a file of cron; use a path without %, quotes and backslashes.")
-    values = {"config": str(plan.file.absolute()), "lines": lines, "program": shlex.quote(str(plan.program))}
+    monitor = plan.settings.WODMONITOR
+    values = {
+        "config": str(plan.file.absolute()),
+        "lines": lines,
+        "program": shlex.quote(str(plan.program)),
+        "monitor": monitor if re.fullmatch(r"[A-Za-z0-9._+@-]+", monitor) else "root",
+    }
     return {CRON: render(paths.share("sys") / "wod-schedules.cron.j2", values)} if lines else {}
 
 

@@ -273,12 +273,68 @@ def test_a_file_for_cron(tmp_path: Path) -> None:
     assert len(lines) == len(TABLE) - 1
     (line,) = [line for line in lines if " deliver " in line]
     assert line.startswith("30 13 * * 0 root /")
-    assert line.endswith("/wod-schedule run deliver --here --by cron >/dev/null 2>&1")
+    assert line.endswith("/wod-schedule run deliver --here --by cron >/dev/null")
+    assert "\nMAILTO=ops@localhost\n" in made.read_text()
     assert [" daemon " in line for line in lines if " retention " in line] == [True]
     assert f"WOD_CONFIG={file}\n" in made.read_text()
     assert wodmail(file, "schedule", "install", *where, "--manager", "cron")["changed"] == []
     assert wodmail(file, "schedule", "remove", *where, "--manager", "cron")["changed"] == [str(made)]
     assert not made.exists()
+
+
+@pytest.mark.parametrize("by", ["systemd", "cron"])
+@pytest.mark.parametrize("wrong", ["WODUSERMAX: many\n", "WODUSERMAX: 'open\n", "WODUSERMAX: -1\n"])
+def test_one_that_can_not_begin_is_told(tmp_path: Path, by: str, wrong: str) -> None:
+    """A configuration that is wrong, or no YAML, keeps it from running, but not WODMONITOR from hearing of it."""
+    file = written(tmp_path)
+    file.write_text(file.read_text() + wrong)
+    argv = [sys.executable, "-m", "wodmail", "schedule", "run", "retention", "--config", str(file), "--here"]
+    done = subprocess.run([*argv, "--by", by], capture_output=True, text=True, check=False)
+    (mail,) = mails(tmp_path)
+    assert (done.returncode, mail["Subject"], mail["To"]) == (
+        78,
+        "localhost: schedule retention could not begin",
+        "ops@localhost",
+    )
+    words = mail.get_payload(decode=True).decode()
+    assert "USERMAX" in words or "line" in words
+    assert "wod-schedule run retention" in words
+    assert bool(done.stderr) == (by == "systemd"), "cron mails what is printed"
+
+
+def test_one_that_can_tell_nobody_prints_it(tmp_path: Path) -> None:
+    """For cron, which mails it to root."""
+    file = written(tmp_path, WODMONITOR="", WODUSERMAX="many")
+    argv = [
+        sys.executable,
+        "-m",
+        "wodmail",
+        "schedule",
+        "run",
+        "retention",
+        "--config",
+        str(file),
+        "--here",
+        "--by",
+        "cron",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert "nobody was told by mail" in done.stderr and "WODUSERMAX" in done.stderr
+    where = ["--root", str(tmp_path / "etc")]
+    wodmail(written(tmp_path, WODMONITOR=""), "schedule", "install", *where, "--manager", "cron")
+    assert "\nMAILTO=root\n" in (tmp_path / "etc" / scheduleunits.CRON).read_text()
+
+
+def test_cron_hears_nothing_of_what_is_mailed_already(tmp_path: Path) -> None:
+    """A run that goes well, and one that fails."""
+    argv = [sys.executable, "-m", "wodmail", "schedule", "run", "--here", "--by", "cron", "--config"]
+    for name, status in {"retention": 0, "template-check": 1}.items():
+        file = str(written(tmp_path, WODDEVGROUP="nobody-has-this-group"))
+        done = subprocess.run([*argv, file, name], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (status, "")
+    (mail,) = mails(tmp_path)
+    assert "template-check failed" in mail["Subject"]
 
 
 def test_the_commands_of_the_table_exist() -> None:

@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wodmail import logs, schedulerun, scheduleunits
+from wodmail import logs, schedulerun, scheduletrouble, scheduleunits
 from wodmail import schedule as schedules
 from wodmail.cli.config import config_option, json_option
 from wodmail.config import Settings, find, load
-from wodmail.errors import Failed
+from wodmail.errors import ConfigError, Failed, WodmailError
 from wodmail.logs import Masker
 from wodmail.schedule import TABLE, Schedule
 from wodmail.schedulerecords import Busy, Records, busy
 from wodmail.scheduleunits import Change, Manager, Plan
 
 VERSION = 1
-EX_TEMPFAIL, WOULD_CHANGE = 75, 2
+EX_TEMPFAIL, EX_CONFIG, WOULD_CHANGE = 75, 78, 2
 COLOURS = {"ok": "green", "failed": "red", "interrupted": "red", "running": "cyan"}
 PROGRAM = "wod-schedule"
 manager_option = click.option(
@@ -140,23 +140,40 @@ def run(file: Path | None, as_json: bool, here: bool, by: str, name: str) -> int
 
     Example: wod-schedule run retention
     """
-    settings = load(file, files=False)
-    each = schedules.named(name)
-    records = Records(settings.WODSTATEDIR)
-    by_systemd = not here and scheduleunits.manager_here() == "systemd" and name in scheduleunits.installed("systemd")
     try:
-        if by_systemd:
-            found = _run_by_systemd(records, each)
-        else:
-            found = _run_here(settings, each, file, _by(by), quiet=as_json or by == "cron")
+        found, shown = _run(file, name, here, by, quiet=as_json or by == "cron")
     except Busy as error:
-        click.echo(error.sender, err=True)
+        if by != "cron":  # whose output is mailed
+            click.echo(error.sender, err=True)
         return EX_TEMPFAIL
+    except (WodmailError, OSError) as error:
+        if here and by != "hand" and _told(file, name, error) and by == "cron":
+            return EX_CONFIG if isinstance(error, ConfigError) else 1
+        raise
     if as_json:
         click.echo(json.dumps({**found, "version": VERSION}, indent=2))
     elif not (here and by != "hand"):
-        _tell(found, show_output=by_systemd)
+        _tell(found, show_output=shown)
     return 0 if found["state"] == "ok" else 1
+
+
+def _run(file: Path | None, name: str, here: bool, by: str, *, quiet: bool) -> tuple[dict[str, Any], bool]:
+    """The record of the run, and whether its output has not been shown yet."""
+    settings = load(file, files=False)
+    each = schedules.named(name)
+    by_systemd = not here and scheduleunits.manager_here() == "systemd" and name in scheduleunits.installed("systemd")
+    if by_systemd:
+        return _run_by_systemd(Records(settings.WODSTATEDIR), each), True
+    return _run_here(settings, each, file, _by(by), quiet=quiet), False
+
+
+def _told(file: Path | None, name: str, error: Exception) -> bool:
+    """Whether WODMONITOR could be told that a schedule did not begin; nobody else reads what a timer prints."""
+    words = error.sender if isinstance(error, WodmailError) else str(error)
+    problem = scheduletrouble.tell(file, name, words)
+    if problem:
+        click.echo(problem, err=True)
+    return not problem
 
 
 def _run_by_systemd(records: Records, each: Schedule) -> dict[str, Any]:
@@ -178,7 +195,8 @@ def _by(by: str) -> str:
 def _run_here(settings: Settings, each: Schedule, file: Path | None, by: str, *, quiet: bool) -> dict[str, Any]:
     masker = Masker()
     masker.register_settings(settings)
-    logs.setup(masker, level="WARNING" if by == "hand" else "INFO")
+    # cron mails what is printed, and failures are mailed already.
+    logs.setup(masker, level={"hand": "WARNING", "cron": "CRITICAL"}.get(by, "INFO"))
     site = schedulerun.Site(settings, find(file), masker, os.environ)
     return schedulerun.run(site, each, by, on_line=(lambda _: None) if quiet else _print)
 
