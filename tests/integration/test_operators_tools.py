@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,6 +71,32 @@ def test_only_students_old_processes_are_ended(site: Site, file: Path) -> None:
         assert (others.poll(), ours.poll()) == (None, None)
     finally:
         for process in (stubborn, others, ours):
+            process.kill()
+            process.wait()
+
+
+def test_without_days_a_month_is_the_border(site: Site, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two real processes on both sides of it: the clock since the boot stands 30 days after a moment between them."""
+    old = site.start(FIRST, "/bin/sleep", "600")
+    began = wait_until(lambda: processes.lookup(old.pid), what="the older process").start
+    ticks = os.sysconf("SC_CLK_TCK")
+    wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) * ticks > began + 2, what="another moment")
+    young = site.start(FIRST, "/bin/sleep", "600")
+    try:
+        later = wait_until(lambda: processes.lookup(young.pid), what="the younger process").start
+        assert later > began
+        wait_until(lambda: len(running(site.uid(FIRST))) == 2, what="both as the student")
+        assert wodmail(file, "cleanup-processes")["processes"] == []
+        now = (began + later) / 2 / ticks + 30 * DAY
+        monkeypatch.setattr(leftovers, "time", SimpleNamespace(clock_gettime=lambda _: now, CLOCK_BOOTTIME=None))
+        would = wodmail(file, "cleanup-processes", "--dry-run")
+        assert (would["days"], [row["pid"] for row in would["processes"]]) == (30.0, [old.pid])
+        ended = wodmail(file, "cleanup-processes")["processes"]
+        assert [(row["pid"], row["student"], row["ended"]) for row in ended] == [(old.pid, FIRST, True)]
+        assert old.wait(20) == -signal.SIGTERM
+        assert [process.pid for process in running(site.uid(FIRST))] == [young.pid]
+    finally:
+        for process in (old, young):
             process.kill()
             process.wait()
 
