@@ -120,7 +120,8 @@ def _install(order: Order, tell: Teller) -> Installation:
         stages.append(_play(order, settings, playbook, tell))
         if stages[-1].status:
             break
-    return Installation(keys, tuple(stages), tuple(left_to_do({**present, **new}, order.wanted)), code)
+    left = left_to_do({**present, **new}, order.wanted, facts.addresses)
+    return Installation(keys, tuple(stages), tuple(left), code)
 
 
 def _other_code(order: Order, checkout: Path) -> tuple[str, ...]:

@@ -138,21 +138,39 @@ def sources(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(SOURCES) if OTHERS in found else tuple(dict.fromkeys(found))
 
 
-def left_to_do(settings: Mapping[str, Any], wanted: Wanted) -> list[str]:
-    """What only the operator can know, in words for the end of the installation."""
+def left_to_do(settings: Mapping[str, Any], wanted: Wanted, addresses: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """What only the operator can know, in words for the end of the installation.
+
+    Args:
+        settings: the configuration as it is now.
+        wanted: what the operator said.
+        addresses: see `Facts`.
+    """
     if wanted.type != "backend":
-        return []
+        return _unused(wanted)
     left = []
     if not settings.get("WODSENDER"):
         left.append("nobody may command yet: run again with -f FRONTEND or -s SENDER")
     if not settings.get("WODMONITOR"):
         left.append("nobody is told about failures: write WODMONITOR, a mail address, into the configuration")
+    for host in hosts(wanted):
+        if not addresses.get(host):
+            words = "it may not connect yet: mend the name and run again, or write its address into WODALLOWEDPEERS"
+            left.append(f"no name server knows {host}, so {words} and WODTRUSTEDPEERS, with WODLISTEN: 0.0.0.0")
     used = urlsplit(str(settings.get("WODAPIDBEXTURL") or "")).hostname
     if wanted.apidb and used != _host(wanted.apidb):
         now = f"{used} is" if used else "none is"
         words = "run again with --api-db-user and --api-db-password-file besides -a"
         left.append(f"the API-DB {_host(wanted.apidb)} is not used yet, {now}: {words}")
     return left
+
+
+def _unused(wanted: Wanted) -> list[str]:
+    """Options that mean something to a backend alone: all machines may be called with the same ones."""
+    pairs = {"-b": wanted.backend, "-f": wanted.frontend, "-a": wanted.apidb}
+    given = [option for option, value in pairs.items() if value]
+    words = f"a backend's; nothing was done with them here, where the type is {wanted.type}"
+    return [f"{', '.join(given)}: {words}"] if given else []
 
 
 def _said(wanted: Wanted) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_nothing_said_makes_a_whole_backend_with_secrets_of_its_own() -> None:
     for name in ("WODBETOKEN", "VAULTPWD"):
         assert first[name] != second[name] and len(first[name]) >= 32
     assert "WODLISTEN" not in first and "WODSENDER" not in first
-    assert [words[:6] for words in left_to_do(first, Wanted())] == ["nobody", "nobody"]
+    assert [words[:6] for words in left_to_do(first, Wanted(), {})] == ["nobody", "nobody"]
 
 
 def test_a_second_run_changes_nothing_and_an_option_changes_one_key() -> None:
@@ -76,7 +76,7 @@ def test_the_api_db_is_switched_on_with_its_password_alone() -> None:
     half = Wanted(apidb="api.example.org")
     found = configuration(half, HERE, {})
     assert not any(name.startswith("WODAPIDB") for name in found)
-    assert any("--api-db-password-file" in words for words in left_to_do(found, half))
+    assert any("--api-db-password-file" in words for words in left_to_do(found, half, {}))
     whole = configuration(Wanted(apidb="api.example.org", apidb_user="be", apidb_password="w"), HERE, {})
     assert whole["WODAPIDBEXTURL"] == "http://api.example.org:8021/api"
     url = Wanted(apidb="https://api.example.org/api/", apidb_user="be", apidb_password="w")
@@ -93,7 +93,18 @@ def test_other_machines_get_what_belongs_to_them() -> None:
     """An API-DB's machine has no hub and no token for it."""
     found = configuration(Wanted(type="api-db", frontend="front.example.org"), HERE, {})
     assert found["WODTYPE"] == "api-db" and "WODBETOKEN" not in found and "WODSENDER" not in found
-    assert left_to_do(found, Wanted(type="api-db")) == []
+    assert left_to_do(found, Wanted(type="api-db"), {}) == []
+    (told,) = left_to_do(found, Wanted(type="api-db", frontend="front.example.org", backend="b", group="g"), {})
+    assert told == "-b, -f: a backend's; nothing was done with them here, where the type is api-db"
+
+
+def test_a_host_that_no_name_server_knows_is_told() -> None:
+    """Its door stays shut; the other one's is open, and nothing is said of it."""
+    wanted = Wanted(frontend="frnt.example.org", apidb="api.example.org:8021", apidb_user="be", apidb_password="w")
+    settings = {"WODSENDER": "a", "WODMONITOR": "b", **configuration(wanted, HERE, {})}
+    assert "WODALLOWEDPEERS" not in settings
+    (told,) = left_to_do(settings, wanted, {"api.example.org": ("192.0.2.9",)})
+    assert told.startswith("no name server knows frnt.example.org") and "WODALLOWEDPEERS" in told
 
 
 def test_a_vault_that_has_its_password_gets_no_second_one() -> None:
@@ -224,9 +235,7 @@ def test_neighbours_named_anew_are_added() -> None:
 def test_an_api_db_without_its_password_is_told() -> None:
     """Also where another one is used so far."""
     wanted = Wanted(apidb="other.example.org")
-    (told,) = left_to_do({"WODSENDER": "a", "WODMONITOR": "b", "WODAPIDBEXTURL": "http://api:8021/api"}, wanted)
+    known, others = {"WODSENDER": "a", "WODMONITOR": "b"}, {"other.example.org": ("192.0.2.9",)}
+    (told,) = left_to_do({**known, "WODAPIDBEXTURL": "http://api:8021/api"}, wanted, others)
     assert "other.example.org is not used yet, api is" in told
-    assert (
-        left_to_do({"WODSENDER": "a", "WODMONITOR": "b", "WODAPIDBEXTURL": "http://other.example.org/api"}, wanted)
-        == []
-    )
+    assert left_to_do({**known, "WODAPIDBEXTURL": "http://other.example.org/api"}, wanted, others) == []
