@@ -6,14 +6,14 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 CELL = "wodcell"
 OUTPUT = "wodoutput"
-ATTACHED = "wodattached"
-"""Stands for `attachment` in URLs, which pandoc would resolve by itself, and among what it can't find."""
+ATTACHED = "attachment"
+"""Begins the URLs of pictures that are attached to a cell."""
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
-_ATTACHMENT = re.compile(r"""(\]\(\s*<?|src\s*=\s*["']?)attachment:""")
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
@@ -68,8 +68,9 @@ def language(name: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """A multiline text of a notebook: one text, or a list of lines."""
-    return "".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A multiline text of a notebook, one text or a list of lines; halves of letters, which JSON may hold, replaced."""
+    text = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _cell(cell: Mapping[str, Any], name: str, found: Ready) -> dict[str, Any]:
@@ -83,7 +84,6 @@ def _cell(cell: Mapping[str, Any], name: str, found: Ready) -> dict[str, Any]:
         return _code(name, source, [])
     if kind == "code":
         return _code(name, source, list(_outputs(cell.get("outputs", []), name, found)))
-    source = _ATTACHMENT.sub(rf"\1{ATTACHED}:", source)
     return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
 
 
@@ -93,36 +93,55 @@ def _code(name: str, source: str, outputs: list[dict[str, Any]]) -> dict[str, An
 
 
 def _outputs(outputs: Sequence[Mapping[str, Any]], cell: str, found: Ready) -> Iterator[dict[str, Any]]:
-    for number, output in enumerate(outputs, 1):
+    """What a document can hold of outputs; nothing for those with nothing of the kind."""
+    for number, output in enumerate(_joined(outputs), 1):
         match output.get("output_type"):
             case "stream":
-                yield _stream(text_of(output.get("text", "")))
+                yield from _stream(text_of(output.get("text", "")))
             case "error":
                 lines = output.get("traceback") or [f"{output.get('ename')}: {output.get('evalue')}"]
-                yield _stream("\n".join(map(str, lines)))
+                yield from _stream("\n".join(map(text_of, lines)))
             case "display_data" | "execute_result":
-                yield _shown(output.get("data", {}), f"{OUTPUT}:{cell}:{number}", found)
+                yield from _shown(output.get("data", {}), f"{OUTPUT}:{cell}:{number}", found)
 
 
-def _stream(text: str) -> dict[str, Any]:
-    return {"output_type": "stream", "name": "stdout", "text": _short(_clean(text))}
+def _joined(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Outputs, with streams of a name that follow one another in one: a line may begin here and be replaced there."""
+    for (kind, name), each in groupby(outputs, lambda output: (output.get("output_type"), output.get("name"))):
+        if kind == "stream":
+            yield {"output_type": kind, "name": name, "text": [text_of(output.get("text", "")) for output in each]}
+        else:
+            yield from each
 
 
-def _shown(data: Mapping[str, Any], name: str, found: Ready) -> dict[str, Any]:
+def _stream(text: str) -> Iterator[dict[str, Any]]:
+    plain = _clean("\n".join(map(_left, text.split("\n"))))
+    if plain.strip():
+        yield {"output_type": "stream", "name": "stdout", "text": _short(plain)}
+
+
+def _left(line: str) -> str:
+    """What a terminal shows of a line that was written again and again, as progress is."""
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+def _shown(data: Mapping[str, Any], name: str, found: Ready) -> Iterator[dict[str, Any]]:
     """The richest form that a document can hold."""
     for kind in _PICTURES:
         if kind in data:
             found.outputs[name] = text_of(data[kind])
-            return _html(f'<img src="{html.escape(name)}">')
+            yield _rich("text/html", f'<img src="{html.escape(name)}">')
+            return
     for kind in ("text/html", "text/markdown", "text/latex"):
         text = _clean(text_of(data.get(kind, "")))
         if text and len(text) <= LONGEST_RICH:
-            return {"output_type": "display_data", "metadata": {}, "data": {kind: text}}
-    return _stream(text_of(data.get("text/plain", "")))
+            yield _rich(kind, text)
+            return
+    yield from _stream(text_of(data.get("text/plain", "")))
 
 
-def _html(text: str) -> dict[str, Any]:
-    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+def _rich(kind: str, text: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "metadata": {}, "data": {kind: text}}
 
 
 def _clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""From a notebook to a document: pandoc reads and writes, typst sets the pages; both confined.
+"""From a notebook to a document: pandoc makes a tree of its HTML and writes, typst sets the pages; both confined.
 
 pandoc runs in its sandbox, where it reads nothing but its standard input. typst reads nothing outside a folder that
 holds one text and its pictures; no package can be asked for, because nothing raw of a notebook reaches it, and none
@@ -25,7 +25,7 @@ from nbformat import converter, reader
 from PIL import Image
 
 from wodmail.errors import Failed
-from wodmail.exporting import cells, document, pictures
+from wodmail.exporting import cells, document, markup, pictures, word
 from wodmail.exporting.apart import NO_MEMORY, Limits, apart, end_with_parent, words_of_end
 from wodmail.exporting.below import Folder
 from wodmail.exporting.marks import MARK
@@ -75,13 +75,13 @@ def prepare() -> None:
     pypandoc.get_pandoc_path()  # tries it, and remembers
     nbformat.validate({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})  # has the rules translated
     Image.init()
+    markup.page(cells.ready({"cells": [{"cell_type": "markdown", "source": "x"}]}).notebook)
 
 
 def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work: Path) -> bytes:
     ready = cells.ready(_read(data))
-    html = _pandoc(["-f", "ipynb", "-t", "html", "--mathjax", "--syntax-highlighting=none"], _dumped(ready.notebook))
-    tree = json.loads(_pandoc(["-f", "html+tex_math_single_backslash", "-t", "json"], html))
-    tree = document.mark_cells(tree)
+    page = markup.page(ready.notebook).encode()
+    tree = document.mark_printed(json.loads(_pandoc(["-f", "html", "-t", "json"], page)))
 
     def find(url: str, cell: str) -> Picture:
         return _found(url, cell, ready, folder, where)
@@ -90,7 +90,7 @@ def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work:
         whole = document.with_pictures(tree, find, lambda picture: picture.url)
         mark = {"t": "MetaInlines", "c": [{"t": "Str", "c": MARK}]}
         whole["meta"] = {"keywords": {"t": "MetaList", "c": [mark]}}
-        return _pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole))
+        return word.without_copies(_pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole)))
     return _pdf(tree, find, title, ready.language, work)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from wodmail.exporting.cells import CELL, language
+from wodmail.exporting.markup import PRINTED
 from wodmail.exporting.pictures import Picture, UnfitError
 
 Node = dict[str, Any]
@@ -122,29 +123,20 @@ def _plain(words: list[Node]) -> list[Node]:
     return [{"t": "Str", "c": text}] if text else []
 
 
-def mark_cells(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with code told apart from what it printed: a class `output` on every block below a code cell.
+def mark_printed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with code told apart from what it printed: a class `output` on all code that stands in outputs.
 
     Args:
-        tree: a document whose code cells are divisions of class `code`.
+        tree: a document whose outputs are in divisions of class `PRINTED`.
     """
-    return {**tree, "blocks": [_marked(block) for block in tree["blocks"]]}
+    return {**tree, "blocks": [_marked(block, False) for block in tree["blocks"]]}
 
 
-def _marked(block: Node) -> Node:
-    if block.get("t") != "Div":
-        return block
-    (name, classes, rest), blocks = block["c"]
-    inner = [_marked(each) for each in blocks]
-    if "code" in classes and "cell" in classes:
-        inner = [each if number == 0 else _as_output(each) for number, each in enumerate(inner)]
-    return {"t": "Div", "c": [[name, classes, rest], inner]}
-
-
-def _as_output(block: Node) -> Node:
+def _marked(block: Node, printed: bool) -> Node:
     if block.get("t") == "Div":
         (name, classes, rest), blocks = block["c"]
-        return {"t": "Div", "c": [[name, classes, rest], [_as_output(each) for each in blocks]]}
-    if block.get("t") == "CodeBlock":
+        inside = printed or PRINTED in classes
+        return {"t": "Div", "c": [[name, classes, rest], [_marked(each, inside) for each in blocks]]}
+    if printed and block.get("t") == "CodeBlock":
         return {"t": "CodeBlock", "c": [["", ["output"], []], block["c"][1]]}
     return block

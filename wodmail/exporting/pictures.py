@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import os
 import re
@@ -96,9 +95,10 @@ def from_base64(text: str) -> Picture:
         UnfitError: it isn't one.
     """
     try:
-        return fit(base64.b64decode("".join(text.split()), validate=True))
-    except binascii.Error as error:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:  # also for letters that base64 hasn't
         raise UnfitError("broken: no base64") from error
+    return fit(data)
 
 
 def from_url(url: str) -> Picture | None:
