@@ -1,7 +1,8 @@
 """What is found in a look at the processes: pure but for what `Programs` asks of the disk.
 
 CPU is judged by its rate over a window, in cores. Time beyond the limit counts up and time below it counts down, so a
-process that pauses now and then is found a little later, and a short burst is not found at all.
+process that pauses now and then is found a little later, and a short burst is not found at all. A student's processes
+together are counted in two ways, see `Living`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from wodmail.guard.lineage import Lineage, Origin
 from wodmail.guard.policy import Allowed, Policy, Rung
 from wodmail.guard.programs import Programs
 from wodmail.guard.sockets import holders
-from wodmail.guard.tracks import Everything, Key, Look, Track
+from wodmail.guard.tracks import Everything, Key, Living, Look, Track, absorbed, gained
 from wodmail.guard.watch import Seen
 from wodmail.mail.grammar import visible
 
@@ -58,6 +59,7 @@ class Judge:
         self.tracks: dict[Key, Track] = {}
         self.together: dict[int, Track] = {}
         self.everything = Everything()
+        self.living, self.all_living = Living(), Living()
         self._last: dict[Key, Seen] = {}
         self._entries: dict[int, Allowed | None] | None = None  # by pid, while one look is judged
         self._used: dict[int, float] = {}
@@ -101,6 +103,8 @@ class Judge:
         self.together.pop(student, None)
         self._used.pop(student, None)
         self.everything.tracks.pop(student, None)
+        self.living.forget(student)
+        self.all_living.forget(student)
 
     def allowed(self, seen: Seen) -> Allowed | None:
         """The entry of the allow-list for a process: by its program, and by where it comes from."""
@@ -136,51 +140,29 @@ class Judge:
 
     def _measure(self, look: Look) -> None:
         """Take the samples of all processes, and of each student's together."""
-        cpu = self.policy.cpu
+        cpu, most, window = self.policy.cpu, self._gap_most(), self.policy.cpu.window_seconds
         spent: dict[int, float] = {}
         for seen in look.processes:
             if self.allowed(seen) is None:
-                spent[seen.student] = spent.get(seen.student, 0.0) + self._spent(seen)
+                spent[seen.student] = spent.get(seen.student, 0.0) + sum(gained(seen, self._last.get(seen.key), most))
             track = self.tracks.setdefault(seen.key, Track())
-            if not track.samples and seen.age_seconds <= self._gap_most():
+            if not track.samples and seen.age_seconds <= most:
                 track.samples.append((look.now - seen.age_seconds, 0.0))  # its whole life is known
-            track.add(look.now, seen.cpu_seconds, cpu.window_seconds, cpu.limit_cores, self._gap_most())
-        self.everything.measure(look, self._last, self.free, self._gap_most(), cpu)
-        absorbed = self._absorbed(look)
+            track.add(look.now, seen.cpu_seconds, window, cpu.limit_cores, most)
+        self.everything.measure(look, self._last, self.free, most, cpu)
+        self.living.measure(look, self._last, lambda seen: self.allowed(seen) is None, most, window, cpu.limit_cores)
+        self.all_living.measure(look, self._last, lambda seen: not self.free(seen), most, window, cpu.all_limit_cores)
+        counted = absorbed(look, self._last, lambda seen: self.allowed(seen) is None)
         for student in {*spent, *self.together}:
-            used = max(0.0, spent.get(student, 0.0) - absorbed.get(student, 0.0))
+            used = max(0.0, spent.get(student, 0.0) - counted.get(student, 0.0))
             self._used[student] = self._used.get(student, 0.0) + used
             track = self.together.setdefault(student, Track())
             total = self._used[student]
-            track.add(look.now, total, cpu.window_seconds, cpu.together_limit_cores, self._gap_most())
+            track.add(look.now, total, window, cpu.together_limit_cores, most)
         self._last = {seen.key: seen for seen in look.processes}
         self.tracks = {key: track for key, track in self.tracks.items() if key in self._last}
         self.together = {student: track for student, track in self.together.items() if _still(track, student, spent)}
         self._used = {student: self._used[student] for student in self.together}
-
-    def _spent(self, seen: Seen) -> float:
-        """CPU seconds of a process since the last look, with those of children that it has waited for."""
-        before = self._last.get(seen.key)
-        if before is not None:
-            return seen.cpu_seconds - before.cpu_seconds + seen.children_seconds - before.children_seconds
-        if seen.age_seconds <= self._gap_most():
-            return seen.cpu_seconds + seen.children_seconds
-        return 0.0  # what it did before the guard was there
-
-    def _absorbed(self, look: Look) -> dict[int, float]:
-        """What parents got from children whose time was counted before, while they lived."""
-        alive = {seen.key for seen in look.processes}
-        gained: dict[int, float] = {}
-        for seen in look.processes:
-            before = self._last.get(seen.key)
-            if before is not None and self.allowed(seen) is None:
-                more = seen.children_seconds - before.children_seconds
-                gained[seen.student] = gained.get(seen.student, 0.0) + more
-        gone: dict[int, float] = {}
-        for key, seen in self._last.items():
-            if key not in alive:
-                gone[seen.student] = gone.get(seen.student, 0.0) + seen.cpu_seconds + seen.children_seconds
-        return {student: min(more, gone.get(student, 0.0)) for student, more in gained.items()}
 
     def _single(self, look: Look, found: Found) -> dict[int, Seen]:
         """What each process is found for by itself; gives the processes by pid."""
@@ -217,9 +199,6 @@ class Judge:
             hours = f"{seen.age_seconds / 3600:.1f} h old, limit {limit / 3600:.1f} h"
             found.setdefault((seen.student, "kernel-age"), []).append((seen, policy.then, f"{_what(seen)}: {hours}"))
 
-    def _too_long(self, track: Track) -> bool:
-        return track.over_seconds > self.policy.cpu.longer_than_seconds
-
     def _gpus(self, look: Look, by_pid: Mapping[int, Seen], found: Found) -> None:
         """Programs that are not allowed and use a GPU for too long."""
         policy = self.policy.gpu
@@ -253,32 +232,44 @@ class Judge:
     def _summed(self, look: Look, found: Found) -> None:
         """Students whose processes are too busy together while none of them is by itself."""
         cpu = self.policy.cpu
-        for student, track in self.together.items():
-            over = self._too_long(track) and track.rate_cores > cpu.together_limit_cores
-            if not over or (student, "cpu") in found:
+        for student in {*self.together, *self.living.tracks}:
+            all_of_it = (self.together.get(student), cpu.together_limit_cores)
+            busy_words = _beyond(cpu.longer_than_seconds, all_of_it, (self.living.tracks.get(student), cpu.limit_cores))
+            if not busy_words or (student, "cpu") in found:
                 continue
             mine = [seen for seen in look.processes if seen.student == student and self.allowed(seen) is None]
             mine.sort(key=lambda seen: self.tracks[seen.key].rate_cores, reverse=True)
-            words = f"{len(mine)} process(es) together: {_busy(track, cpu.together_limit_cores)}"
+            words = f"{len(mine)} process(es) together: {busy_words}"
             busy = [seen for seen in mine if self.tracks[seen.key].rate_cores > 0] or mine
             found[student, "cpu-together"] = [(seen, cpu.then, words) for seen in busy] or [(None, cpu.then, words)]
 
     def _long(self, look: Look, found: Found) -> None:
         """Students whose processes are busy together for longer than anything takes to build."""
         cpu = self.policy.cpu
-        for student, track in self.everything.tracks.items():
-            if track.over_seconds <= cpu.all_longer_than_seconds or track.rate_cores <= cpu.all_limit_cores:
+        everything, living = self.everything.tracks, self.all_living.tracks
+        for student in {*everything, *living}:
+            limited = [(tracks.get(student), cpu.all_limit_cores) for tracks in (everything, living)]
+            busy_words = _beyond(cpu.all_longer_than_seconds, *limited)
+            if not busy_words:
                 continue
             mine = [seen for seen in look.processes if seen.student == student]
             counted = [seen for seen in mine if self.everything.busy(seen, self.free(seen), self.tracks[seen.key])]
             counted.sort(key=lambda seen: self.tracks[seen.key].rate_cores, reverse=True)
-            words = f"everything but kernels and servers together: {_busy(track, cpu.all_limit_cores)}"
+            words = f"everything but kernels and servers together: {busy_words}"
             entries = found.setdefault((student, "cpu-long"), [])
             entries += [(seen, cpu.all_then, words) for seen in counted] or [(None, cpu.all_then, words)]
 
 
 def _still(track: Track, student: int, spent: Mapping[int, float]) -> bool:
     return student in spent or track.over_seconds > 0 or track.rate_cores > 0
+
+
+def _beyond(longer_than_seconds: float, *limited: tuple[Track | None, float]) -> str:
+    """Which of some tracks is beyond its limit for too long, in words; empty for none."""
+    for track, limit_cores in limited:
+        if track is not None and track.over_seconds > longer_than_seconds and track.rate_cores > limit_cores:
+            return _busy(track, limit_cores)
+    return ""
 
 
 def _busy(track: Track, limit_cores: float) -> str:

@@ -226,6 +226,8 @@ def _bare(folder: str, pid: int, student: int, boot: float) -> Seen | None:
         children_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,
         age_seconds=max(0.0, boot - start / _TICKS),
         stopped=fields[0] in b"TtZX",
+        running=fields[0] == b"R",
+        threads=int(fields[17]),
     )
 
 

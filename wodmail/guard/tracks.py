@@ -13,6 +13,9 @@ from wodmail.guard.watch import Seen
 Key = tuple[int, int]
 _HISTORY = 60
 _NOTHING = 0.1  # cores of ended children that a kernel or server may always have had
+_PASSES = 2.0  # so many times the limit may be used in bursts, on average
+_SLOWEST = 1 / 8  # of the speed with which time beyond the limit is forgiven
+_YOUNG = 0.1  # seconds; the kernel's figures are in hundredths, which is too coarse for a rate over less
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Track:
     Args:
         samples: moments with the CPU seconds used until then.
         over_seconds: time beyond the limit, less time below it.
+        over_used: CPU seconds that were used in that time.
         rate_cores: CPU seconds a second over the window.
         history: rates at earlier moments, for the evidence.
     """
 
     samples: deque[tuple[float, float]] = field(default_factory=deque)
     over_seconds: float = 0.0
+    over_used: float = 0.0
     rate_cores: float = 0.0
     history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
@@ -65,12 +70,97 @@ class Track:
         then, used = self.samples[0]
         self.rate_cores = max(0.0, cpu_seconds - used) / (now - then) if now > then else 0.0
         self.history.append((now, self.rate_cores))
-        change = gap if self.rate_cores > limit_cores else -gap
-        self.over_seconds = max(0.0, self.over_seconds + change)
+        if self.rate_cores > limit_cores:
+            self.over_seconds += gap
+            self.over_used += gap * self.rate_cores
+        elif self.over_seconds > 0:
+            left = max(0.0, 1.0 - gap * self._forgiven(limit_cores) / self.over_seconds)
+            self.over_seconds, self.over_used = self.over_seconds * left, self.over_used * left
+
+    def _forgiven(self, limit_cores: float) -> float:
+        """How many seconds beyond the limit a second below it makes good.
+
+        As fast as they came, unless so much was used in them that whoever goes on like that, with pauses that are just
+        long enough, would use more than `_PASSES` times the limit on average.
+        """
+        passes, rate = _PASSES * limit_cores, self.over_used / self.over_seconds
+        return 1.0 if rate <= 2 * passes else max(_SLOWEST, passes / (rate - passes))
 
     def series(self) -> list[list[float]]:
         """The rates so far: [seconds before the last one, cores]."""
         return [[round(now - self.history[-1][0], 2), round(rate, 3)] for now, rate in self.history]
+
+
+class Living:
+    """How busy each student's processes were together, by what lived at the moments of the looks alone.
+
+    What ends between two looks is not missing in it: in its place stands what is seen for the first time. The share of
+    its life that such a process has computed is taken for all the time since the last look, which is rough for one look
+    and right over many. So what nobody waits for counts, of which no parent ever gets the time; and what was allowed is
+    told from what was not, which the time that a parent gets doesn't tell.
+    """
+
+    def __init__(self) -> None:
+        self.tracks: dict[int, Track] = {}
+        self._used: dict[int, float] = {}
+        self._guessed: dict[Key, float] = {}
+        self._at: float | None = None
+
+    def measure(
+        self,
+        look: Look,
+        last: Mapping[Key, Seen],
+        counts: Callable[[Seen], bool],
+        gap_most: float,
+        window_seconds: float,
+        limit_cores: float,
+    ) -> None:
+        """Take the samples of a look.
+
+        Args:
+            look: what was seen now.
+            last: what was seen before.
+            counts: whether a process is one of those.
+            gap_most: see `Track.add`; of a process that is older and was never seen nothing is known.
+            window_seconds: see `Track.add`.
+            limit_cores: see `Track.add`.
+        """
+        seconds = min(look.now - self._at, gap_most) if self._at is not None else 0.0
+        self._at, guessed = look.now, {}
+        spent: dict[int, float] = {}
+        for seen in look.processes:
+            if not counts(seen):
+                continue
+            before = last.get(seen.key)
+            if before is None and seen.age_seconds > gap_most:
+                used, guessed[seen.key] = 0.0, seen.cpu_seconds
+            elif before is None:
+                used = guessed[seen.key] = _guess(seen) * seconds
+            else:  # what it has really used takes the place of the guess
+                used = seen.cpu_seconds - self._guessed.get(seen.key, before.cpu_seconds)
+            spent[seen.student] = spent.get(seen.student, 0.0) + used
+        for student in {*spent, *self.tracks}:
+            self._used[student] = self._used.get(student, 0.0) + spent.get(student, 0.0)
+            track = self.tracks.setdefault(student, Track())
+            track.add(look.now, self._used[student], window_seconds, limit_cores, gap_most)
+        self.tracks = {key: track for key, track in self.tracks.items() if key in spent or track.over_seconds > 0}
+        self._used, self._guessed = {student: self._used[student] for student in self.tracks}, guessed
+
+    def forget(self, student: int) -> None:
+        """Count a student's processes anew."""
+        self.tracks.pop(student, None)
+        self._used.pop(student, None)
+
+
+def _guess(seen: Seen) -> float:
+    """How many cores a process uses that is seen for the first time.
+
+    Most begin with work and then wait. So one whose only thread waits at this moment uses none: its share of its life
+    would be too much.
+    """
+    if seen.threads <= 1 and not seen.running:
+        return 0.0
+    return seen.cpu_seconds / seen.age_seconds if seen.age_seconds >= _YOUNG else float(seen.running)
 
 
 class Everything:
@@ -102,7 +192,7 @@ class Everything:
         spent: dict[int, float] = {}
         self._got = {}
         for seen in look.processes:
-            own, children = _gained(seen, last.get(seen.key), gap_most)
+            own, children = gained(seen, last.get(seen.key), gap_most)
             fresh = max(0.0, children - gone.get(seen.pid, 0.0))
             self._got[seen.key] = fresh / seconds if seconds > 0 else 0.0
             spent[seen.student] = spent.get(seen.student, 0.0) + fresh + (0.0 if free(seen) else own)
@@ -119,11 +209,33 @@ class Everything:
         return got > _NOTHING if free else got > 0 or track.rate_cores > 0
 
 
-def _gained(seen: Seen, before: Seen | None, gap_most: float) -> tuple[float, float]:
+def gained(seen: Seen, before: Seen | None, gap_most: float) -> tuple[float, float]:
     """CPU seconds of a process since the last look: its own, and those of children that it has waited for."""
     if before is not None:
         return seen.cpu_seconds - before.cpu_seconds, seen.children_seconds - before.children_seconds
     return (seen.cpu_seconds, seen.children_seconds) if seen.age_seconds <= gap_most else (0.0, 0.0)
+
+
+def absorbed(look: Look, last: Mapping[Key, Seen], counts: Callable[[Seen], bool]) -> dict[int, float]:
+    """What parents got from children whose time was counted before, while they lived; by student.
+
+    Args:
+        look: what was seen now.
+        last: what was seen before.
+        counts: whether a parent is one of those that are asked for.
+    """
+    alive = {seen.key for seen in look.processes}
+    got: dict[int, float] = {}
+    for seen in look.processes:
+        before = last.get(seen.key)
+        if before is not None and counts(seen):
+            more = seen.children_seconds - before.children_seconds
+            got[seen.student] = got.get(seen.student, 0.0) + more
+    gone: dict[int, float] = {}
+    for key, seen in last.items():
+        if key not in alive:
+            gone[seen.student] = gone.get(seen.student, 0.0) + seen.cpu_seconds + seen.children_seconds
+    return {student: min(more, gone.get(student, 0.0)) for student, more in got.items()}
 
 
 def _gone(look: Look, last: Mapping[Key, Seen]) -> dict[int, float]:
