@@ -2,22 +2,66 @@
 
 Everything is below /run/engine: `log` has a line of JSON for each call (arguments, the env file's text and mode), and
 container/, volume/, network/, image/ have a folder for each thing that is there. A container's folder is its root; one
-with a published port answers HTTP there until it is removed.
+with a published port answers HTTP there until it is removed. With a file `down` there every call but --version fails as
+without a daemon; with a pipe `gate` a pull takes until that is opened.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from tests import asuser
 from tests.appliances import Appliances
+from tests.e2e.appliancesite import THIRD, appliance_site
+from tests.e2e.linuxsite import LinuxDeployment
+from tests.linux_students import FIRST, SERVICE
+from wodmail import configtext, containerscripts, paths, variables
+from wodmail.deliver import Site, deliver
 
+FIRST_PORT = 18000
+DEFINITION = """---
+seats: 3
+ports:
+  HTTPPORT: {inside: 8888, first: 20000}
+tokens: [SEATTOK]
+secrets: [DATABASEPWD]
+ready: {path: /api, seconds: 10}
+notebooks: /home/jovyan
+container:
+  image: example.org/seat:1
+  environment:
+    JUPYTER_TOKEN: "${SEATTOK}"
+    DATABASE_PASSWORD: "${DATABASEPWD}"
+    WHO: "student${STDID} at ${ADDRESS}:${HTTPPORT}"
+  volume: /home/jovyan/data
+  memory: 1g
+beside:
+  db:
+    image: docker.io/library/postgres:17
+    environment:
+      POSTGRES_PASSWORD: "${DATABASEPWD}"
+"""
+WEB = """---
+web:
+  passwords: /etc/wod/web.passwords
+  groups: [nobody-has-this, www-data]
+  pages: /srv/pages
+"""
+CELL = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["{{ SEATTOK }} at {{ HTTPPORT }}"]}
 _ENGINE = """#!/usr/bin/python3
 import http.server, json, os, pathlib, shutil, signal, subprocess, sys
 
 STATE = pathlib.Path("/run/engine")
-OWN = {"--detach", "--interactive", "--force", "--volumes", "--quiet", "--pull"}
+OWN = {"--all", "--detach", "--interactive", "--force", "--volumes", "--quiet", "--pull"}
 
 
 def refuse(words):
@@ -46,6 +90,12 @@ def split(words):
             value = words.pop(0)
         options.setdefault(name, []).append(value)
     return options, words
+
+
+def listed(kind, options):
+    wanted = options.get("--filter", ["name="])[0].removeprefix("name=")
+    folder = STATE / kind
+    print(*sorted(each for each in (os.listdir(folder) if folder.exists() else []) if wanted in each), sep="\\n")
 
 
 def run(options, words):
@@ -84,6 +134,14 @@ def main(words):
     STATE.mkdir(exist_ok=True)
     with (STATE / "log").open("a") as log:
         log.write(json.dumps(record) + "\\n")
+    if (STATE / "down").exists():
+        refuse("Cannot connect to the daemon. Is it running?")
+    if verb == "ps":
+        listed("container", split(words[1:])[0])
+        return
+    if verb in ("volume", "network") and words[1] == "ls":
+        listed(verb, split(words[2:])[0])
+        return
     if verb in ("container", "volume", "network", "image"):
         options, rest = split(words[2:])
         thing = STATE / verb / rest[0].replace("/", "+")
@@ -97,6 +155,8 @@ def main(words):
     options, rest = split(words[1:])
     if verb == "pull" and rest[0].startswith("nowhere"):
         refuse(f"manifest for {rest[0]} not found")
+    if verb == "pull" and (STATE / "gate").exists():
+        (STATE / "gate").read_text()  # a pipe: until somebody opens it
     if verb in ("pull", "build"):
         (STATE / "image" / (options["--tag"][0] if verb == "build" else rest[0]).replace("/", "+")).mkdir(
             parents=True, exist_ok=True)
@@ -152,3 +212,68 @@ class Engine:
     def there(self, kind: str) -> list[str]:
         """The containers, volumes, networks or images that there are."""
         return sorted(self.lab.run(self.address, ["ls", f"/run/engine/{kind}"], check=False).split())
+
+
+@contextmanager
+def seat_site() -> Iterator[tuple[LinuxDeployment, Appliances]]:
+    """A backend with two definitions among its private files and nothing else for these workshops, without a server."""
+    with appliance_site() as (site, lab):
+        conf = site.folder / "private/conf/containers"
+        conf.mkdir(parents=True)
+        span = [FIRST, THIRD]
+        for name, text in (("Seat", DEFINITION), ("Web", WEB)):
+            (conf / f"WKSHP-{name}.yml").write_text(text)
+            told = {"1-Seat.ipynb": json.dumps({"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})}
+            site.workshop(f"WKSHP-{name}", told if name == "Seat" else {}, monoappliance=True, reset=True, range=span)
+        with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
+            file.write(f"IP-WKSHP-Seat: {lab.base}\nIP-WKSHP-Web: {lab.base}\nHTTPPORT-WKSHP-Seat: {FIRST_PORT}\n")
+        yield site, lab
+
+
+def delivered(site: LinuxDeployment) -> Path:
+    """The scripts as they are delivered, those of the definitions among them."""
+    settings = site.settings
+    folder = site.folder / "delivered"
+    shutil.copytree(paths.share("scripts"), folder)
+    deliver([folder], Site(variables.for_group(settings)))
+    for ws, definition in containerscripts.find(settings).definitions.items():
+        for name, text in containerscripts.scripts_of(ws, definition, variables.for_group(settings)).items():
+            (folder / name).write_text(text)
+    return folder
+
+
+def fresh_home(site: LinuxDeployment) -> Path:
+    """The first student's home with a new key pair, as `erase` leaves it."""
+    home = site.renew_home(FIRST)
+    run(site, [sys.executable, "-m", "wodmail", "query", "erase", str(FIRST)])
+    return home
+
+
+def run(site: LinuxDeployment, argv: list[str], **more: str) -> tuple[int, str]:
+    """Run something as the service user: status, output with errors."""
+    values = {**configtext.shell_variables(site.settings), **more, **asuser.environment(SERVICE)}
+    values |= {"WOD_CONFIG": str(site.file)}
+    done = subprocess.run(
+        [*asuser.prefix(SERVICE), *argv], env=values, cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@cache
+def number(site: LinuxDeployment, w: str) -> str:
+    """A workshop's number, as a job gives it to scripts; 0 for none."""
+    said = run(site, [sys.executable, "-m", "wodmail", "query", "workshop-id", w])[1].strip() if w else "0"
+    assert said.isdigit(), said
+    return said
+
+
+def script(site: LinuxDeployment, tree: Path, name: str, **more: str) -> tuple[int, str]:
+    """Run a delivered script of a workshop by hand, as a job would for the first student."""
+    values = {"WODSCRIPTDIR": str(tree), "WODAPPLIANCESCRIPTS": str(tree), "stdid": str(FIRST), "w": "WKSHP-Seat"}
+    values |= {
+        "wid": number(site, more.get("w", "WKSHP-Seat")),
+        "userid": "0",
+        "randompw": "Werty1234",
+        "stddir": str(site.home(FIRST)),
+    }
+    return run(site, ["bash", str(tree / f"{name}.sh")], **{**values, **more})

@@ -4,74 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests import asuser
 from tests.appliances import Appliances
-from tests.e2e.appliancesite import SECOND, THIRD, appliance_site, notebook
+from tests.e2e.appliancesite import SECOND, THIRD, notebook
 from tests.e2e.harness import step_of
 from tests.e2e.linuxsite import LinuxDeployment
-from tests.e2e.seatsite import Engine
+from tests.e2e.seatsite import FIRST_PORT, Engine, delivered, fresh_home, script, seat_site
 from tests.e2e.watching import watching
 from tests.leaks import in_files
-from tests.linux_students import FIRST, SERVICE
-from wodmail import configtext, containerscripts, paths, variables
-from wodmail.deliver import Site, deliver
+from tests.linux_students import FIRST
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 SECRETS = {"VAULTPWD": "of-the-vault"}
-FIRST_PORT = 18000
-DEFINITION = """---
-seats: 3
-ports:
-  HTTPPORT: {inside: 8888, first: 20000}
-tokens: [SEATTOK]
-secrets: [DATABASEPWD]
-ready: {path: /api, seconds: 10}
-notebooks: /home/jovyan
-container:
-  image: example.org/seat:1
-  environment:
-    JUPYTER_TOKEN: "${SEATTOK}"
-    DATABASE_PASSWORD: "${DATABASEPWD}"
-    WHO: "student${STDID} at ${ADDRESS}:${HTTPPORT}"
-  volume: /home/jovyan/data
-  memory: 1g
-beside:
-  db:
-    image: docker.io/library/postgres:17
-    environment:
-      POSTGRES_PASSWORD: "${DATABASEPWD}"
-"""
-WEB = """---
-web:
-  passwords: /etc/wod/web.passwords
-  groups: [nobody-has-this, www-data]
-  pages: /srv/pages
-"""
-CELL = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["{{ SEATTOK }} at {{ HTTPPORT }}"]}
 
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[tuple[LinuxDeployment, Appliances]]:
-    """A backend with two definitions among its private files, and nothing else for these workshops; its server runs."""
-    with appliance_site() as (site, lab):
-        conf = site.folder / "private/conf/containers"
-        conf.mkdir(parents=True)
-        span = [FIRST, THIRD]
-        for name, text in (("Seat", DEFINITION), ("Web", WEB)):
-            (conf / f"WKSHP-{name}.yml").write_text(text)
-            told = {"1-Seat.ipynb": json.dumps({"cells": [CELL], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})}
-            site.workshop(f"WKSHP-{name}", told if name == "Seat" else {}, monoappliance=True, reset=True, range=span)
-        with (site.folder / "private/ansible/group_vars/production.yml").open("a") as file:
-            file.write(f"IP-WKSHP-Seat: {lab.base}\nIP-WKSHP-Web: {lab.base}\nHTTPPORT-WKSHP-Seat: {FIRST_PORT}\n")
+    """A backend with two definitions of its own; its server runs."""
+    with seat_site() as (site, lab):
         site.start()
         yield site, lab
 
@@ -148,52 +102,13 @@ def test_from_create_to_reset(site: LinuxDeployment, engine: Engine) -> None:
 @pytest.fixture(scope="module")
 def tree(both: tuple[LinuxDeployment, Appliances]) -> Path:
     """The scripts as they are delivered, those of the definitions among them."""
-    settings = both[0].settings
-    folder = both[0].folder / "delivered"
-    shutil.copytree(paths.share("scripts"), folder)
-    deliver([folder], Site(variables.for_group(settings)))
-    for ws, definition in containerscripts.find(settings).definitions.items():
-        for name, text in containerscripts.scripts_of(ws, definition, variables.for_group(settings)).items():
-            (folder / name).write_text(text)
-    return folder
+    return delivered(both[0])
 
 
 @pytest.fixture
 def home(site: LinuxDeployment) -> Path:
     """The first student's home with a new key pair, as `erase` leaves it."""
-    home = site.renew_home(FIRST)
-    run(site, [sys.executable, "-m", "wodmail", "query", "erase", str(FIRST)])
-    return home
-
-
-def run(site: LinuxDeployment, argv: list[str], **more: str) -> tuple[int, str]:
-    """Run something as the service user: status, output with errors."""
-    values = {**configtext.shell_variables(site.settings), **more, **asuser.environment(SERVICE)}
-    values |= {"WOD_CONFIG": str(site.file)}
-    done = subprocess.run(
-        [*asuser.prefix(SERVICE), *argv], env=values, cwd="/", capture_output=True, text=True, check=False, timeout=60
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@cache
-def number(site: LinuxDeployment, w: str) -> str:
-    """A workshop's number, as a job gives it to scripts; 0 for none."""
-    said = run(site, [sys.executable, "-m", "wodmail", "query", "workshop-id", w])[1].strip() if w else "0"
-    assert said.isdigit(), said
-    return said
-
-
-def script(site: LinuxDeployment, tree: Path, name: str, **more: str) -> tuple[int, str]:
-    """Run a delivered script of a workshop by hand, as a job would for the first student."""
-    values = {"WODSCRIPTDIR": str(tree), "WODAPPLIANCESCRIPTS": str(tree), "stdid": str(FIRST), "w": "WKSHP-Seat"}
-    values |= {
-        "wid": number(site, more.get("w", "WKSHP-Seat")),
-        "userid": "0",
-        "randompw": "Werty1234",
-        "stddir": str(site.home(FIRST)),
-    }
-    return run(site, ["bash", str(tree / f"{name}.sh")], **{**values, **more})
+    return fresh_home(site)
 
 
 def test_setup_by_hand(site: LinuxDeployment, engine: Engine, tree: Path) -> None:
