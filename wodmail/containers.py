@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from wodmail import containersecrets
 from wodmail.errors import Problem
 from wodmail.yamlfile import read_mapping
 
@@ -16,7 +17,6 @@ FILE = re.compile(r"(WKSHP-[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.yml")
 PLACE = re.compile(r"\$\{([^}]*)\}")
 GIVEN = frozenset({"STDID", "ADDRESS", "BACKEND", "PASSWORD", "PUBLICKEY"})
 """What an environment may use besides the names of ports, tokens and secrets."""
-SECRET_WORD = re.compile(r"(?i)(passw(or)?d|pwd|secret|token|api_?key|private_?key)$")
 # What docker and podman give a container by themselves; more than that would let a student out of it.
 CAPABILITIES = frozenset(
     {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID"}
@@ -49,6 +49,15 @@ Environment = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$")]
 
 
+WRITTEN_OUT = "a secret is written out, the same for every seat; name a token or a secret, and use it in environment"
+
+
+def _without_secret(words: list[str]) -> list[str]:
+    if containersecrets.in_words(words):
+        raise ValueError(WRITTEN_OUT)
+    return words
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,6 +86,11 @@ class Ready(_Model):
     path: str = Field("/", pattern=r"^/[!-~]{0,200}$")
     command: list[Line] = []
     seconds: int = Field(120, ge=5, le=280)
+
+    @field_validator("command")
+    @classmethod
+    def _no_secret(cls, value: list[str]) -> list[str]:
+        return _without_secret(value)
 
 
 class Web(_Model):
@@ -140,13 +154,20 @@ class Container(_Model):
     def _containerfile(cls, value: str) -> str:
         if value and not value.lstrip().startswith(("FROM ", "#")):
             raise ValueError("a Containerfile begins with FROM image:tag")
+        if containersecrets.in_build(value):
+            raise ValueError(WRITTEN_OUT)
         return value
+
+    @field_validator("command")
+    @classmethod
+    def _no_secret_word(cls, value: list[str]) -> list[str]:
+        return _without_secret(value)
 
     @field_validator("environment")
     @classmethod
     def _no_secret(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if SECRET_WORD.search(name) and text and not PLACE.search(text):
+            if containersecrets.in_environment(name, text):
                 raise ValueError(f"{name} is written out; name a token or a secret, and write ${{NAME}} here")
         return value
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wodmail import paths
 from wodmail.containers import Container, Definition, read
 from wodmail.errors import Failed, Problem
 from wodmail.schema import Settings
@@ -50,9 +51,23 @@ def folders(settings: Settings) -> list[Path]:
 
 
 def file_of(settings: Settings, ws: str) -> Path | None:
-    """The file that defines a workshop's seats; None for a workshop without."""
+    """The file that defines a workshop's seats; None for a workshop without, and where the site's own scripts count."""
     candidates = (folder / f"{ws}.yml" for folder in folders(settings))
-    return next((file for file in candidates if file.is_file()), None)
+    file = next((file for file in candidates if file.is_file()), None)
+    return None if file is not None and _yields(settings, file) else file
+
+
+def _yields(settings: Settings, file: Path) -> bool:
+    """Whether a definition that came with wodmail gives way: the site has scripts of that workshop, of any kind.
+
+    A seat is the work of all its scripts: ours after the site's would look for a container that nobody made.
+    """
+    if file.parent != settings.WODBEDIR / FOLDER or not (paths.share("conf") / "containers" / file.name).is_file():
+        return False
+    scripts = (settings.WODSCRIPTDIR, settings.WODSCRIPTPRIVDIR)
+    names = [f"{kind}-{file.stem}.sh{end}" for kind in KINDS for end in (".j2", "")]
+    own = (folder / name for folder in scripts if folder is not None for name in names)
+    return any(script.is_file() and not was_made(script) for script in own)
 
 
 def find(settings: Settings) -> Found:
@@ -60,6 +75,7 @@ def find(settings: Settings) -> Found:
     files: dict[str, Path] = {}
     for folder in reversed(folders(settings)):
         files |= {file.stem: file for file in sorted(folder.glob("*.yml")) if not file.name.startswith(".")}
+    files = {name: file for name, file in files.items() if not _yields(settings, file)}
     definitions, problems = {}, []
     for name, file in sorted(files.items()):
         definition, wrong = read(file)
@@ -105,6 +121,15 @@ def scripts_of(ws: str, definition: Definition, variables: Mapping[str, Any] | N
 def is_made(text: str) -> bool:
     """Whether a script was made by `scripts_of`: nobody's own work is lost when it is replaced."""
     return any(line.startswith(MARK) for line in text.splitlines()[:3])
+
+
+def was_made(file: Path) -> bool:
+    """Whether a script's file was made of a definition; then that, which may be newer, counts."""
+    try:
+        with file.open("rb") as source:
+            return is_made(source.read(1000).decode(errors="replace"))
+    except OSError:  # bash will say what is wrong with it
+        return False
 
 
 def _script(kind: str, ws: str, recipe: str) -> str:

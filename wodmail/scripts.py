@@ -114,7 +114,8 @@ class Scripts:
         found = []
         for where, folder in (("public", self._settings.WODSCRIPTDIR), ("private", self._settings.WODSCRIPTPRIVDIR)):
             candidates = (folder / f"{name}.j2", folder / name) if folder is not None else ()
-            found += [Script(name, where, file) for file in candidates if file.is_file() and not _is_made(file)][:1]
+            own = [file for file in candidates if file.is_file() and not containerscripts.was_made(file)]
+            found += [Script(name, where, file) for file in own[:1]]
         if "public" not in {script.where for script in found}:
             found = [*self._of_definition(name), *found]
         return found
@@ -326,15 +327,6 @@ class Scripts:
     def _in_catalog(self, w: str) -> Workshop:
         found = self._catalog.find(w)
         return found if found is not None else Workshop(w)
-
-
-def _is_made(file: Path) -> bool:
-    """Whether a script was made of a definition; then that, which may be newer, counts."""
-    try:
-        with file.open("rb") as source:
-            return containerscripts.is_made(source.read(1000).decode(errors="replace"))
-    except OSError:  # bash will say what is wrong with it
-        return False
 
 
 def _renew(target: Path, text: bytes, mode: int) -> None:

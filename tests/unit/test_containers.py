@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import tarfile
 from itertools import pairwise
@@ -13,13 +14,15 @@ import pytest
 from tests.parts import require
 from wodmail import containerscripts, paths
 from wodmail.children import Children
-from wodmail.containers import SECRET_WORD, Definition, read
+from wodmail.containers import Definition, read
+from wodmail.containersecrets import SECRET_WORD
 from wodmail.errors import Failed
 from wodmail.schema import Settings
 from wodmail.scripts import Kind, Scripts
 from wodmail.students import broughthome
 
 OURS = paths.share("conf") / "containers"
+KINDS = containerscripts.KINDS
 TEN = "Ansible101 Concourse101 DataVisu101 Docker101 ML101 Podman101 Podman201 Spark101 StackStorm101 Tensorflow101"
 FILES = sorted(OURS.glob("*.yml"))
 SMALL = """
@@ -102,6 +105,59 @@ def test_private_definitions_go_before_public_ones(tmp_path: Path) -> None:
     assert containerscripts.file_of(settings, "WKSHP-None") is None
     with pytest.raises(Failed, match=r"WKSHP-Z\.yml, can't be used"):
         containerscripts.load(Path(problem.path))
+
+
+WRITTEN = "is written out"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"  environment: {{{name}: hunter2}}\n"
+            for name in (
+                *("DB_PASS", "DBPASS", "PASS", "PASSPHRASE", "ROOTPW", "DB_PW", "SECRET_KEY", "SECRET_KEY_BASE"),
+                *("AWS_SECRET_ACCESS_KEY", "ACCESS_KEY", "PASSWORD2", "ADMINPASS", "POSTGRES_PASSWORD", "APIKEY"),
+            )
+        ),
+        "  environment: {DATABASE_URL: 'postgres://me:hunter2@db/x'}\n",
+        "  environment: {CACHE: 'redis://:hunter2@cache:6379/0'}\n",
+        "  environment: {DB_PASSWORD: 'hunter2$5'}\n",
+        "  command: ['--password=hunter2']\n",
+        "  command: [serve, --db-pass, hunter2]\n",
+        "  command: ['--ServerApp.token=hunter2']\n",
+        "  command: [sh, -c, 'PGPASSWORD=hunter2 psql']\n",
+        "  command: [wget, 'https://me:hunter2@example.org/']\n",
+        "  build: |\n    FROM a.example/a:1\n    ENV DB_PASSWORD=hunter2\n",
+        "  build: |\n    FROM a.example/a:1\n    ENV DB_PASSWORD hunter2\n",
+        '  build: |\n    FROM a.example/a:1\n    ARG TOKEN="hunter2"\n',
+        "  build: |\n    FROM a.example/a:1\n    RUN git clone https://me:hunter2@example.org/x\n",
+        "  build: |\n    FROM a.example/a:1\n    RUN true \\\n     && echo 'root:hunter2' | chpasswd\n",
+        "ready: {command: [psql, '--password=hunter2']}\n",
+    ],
+)
+def test_a_secret_that_is_written_out_is_refused(tmp_path: Path, text: str) -> None:
+    definition, said = define(tmp_path, SMALL + text)
+    assert (definition, WRITTEN in said, "hunter2" in said) == (None, True, False), said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "  environment: {KEYBOARD: us, KEY: left, PUBLIC_KEY: x, COMPASS: north, BYPASS: 'on', MAX_TOKENS: 4096}\n",
+        "  environment: {PASSWORD_FILE: /run/x, TOKEN_SECONDS: 60, SECRETARY: me, PASSENGERS: 3, HOTKEY: F1}\n",
+        "  environment: {ALLOW_EMPTY_PASSWORD: 'yes', NO_PASSWORD: true, DB_PASSWORD: ''}\n",
+        "  environment: {DATABASE_URL: 'postgres://me:${TOK}@db/x', PAGE: 'http://db:8080/me@home'}\n",
+        "  environment: {DB_PASS: '${TOK}', HOST: 'ssh://me@host:22'}\n",
+        "  command: [serve, --password-file, /run/x, --token, --verbose, '--ServerApp.token=']\n",
+        "  command: [sh, -c, 'exec serve --password=\"$DB_PASS\" --keyboard=us']\n",
+        "  build: |\n    FROM a.example/a:1\n    ARG TOKEN\n    ENV PASSWORD_FILE=/x\n    # no chpasswd here\n",
+        '  build: |\n    FROM a.example/a:1\n    RUN echo "root:$(openssl rand -hex 20)" | chpasswd\n',
+    ],
+)
+def test_what_only_looks_like_a_secret_is_let_through(tmp_path: Path, text: str) -> None:
+    definition, said = define(tmp_path, SMALL + text)
+    assert (definition is not None, said) == (True, "")
 
 
 @pytest.mark.parametrize("value", ["x.y.z.t", "0", "65500", "99999999", "-1", "²"])
@@ -189,6 +245,37 @@ def test_which_script_a_job_runs(tmp_path: Path) -> None:
     assert files("create") == ["scripts/create-WKSHP-X.sh", "private/scripts/create-WKSHP-X.sh"]
     (conf / "WKSHP-X.yml").unlink()
     assert files("cleanup") == [], "what was made of a file that is gone is not run"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["scripts", "private/scripts"])
+@pytest.mark.parametrize("end", [".sh", ".sh.j2"])
+def test_a_site_with_scripts_of_its_own_gets_none_of_ours(tmp_path: Path, kind: str, where: str, end: str) -> None:
+    """As the site's create, ours after it: its docker exec would fail every CREATE. Existing scripts run unchanged."""
+    conf, scripts, private = (tmp_path / name for name in ("conf/containers", "scripts", "private/scripts"))
+    for folder in (conf, scripts, private, tmp_path / "private/conf/containers"):
+        folder.mkdir(parents=True)
+    shutil.copy(OURS / "WKSHP-ML101.yml", conf)
+    settings = Settings(WODUSER="w", WODBEDIR=tmp_path, WODSCRIPTDIR=scripts, WODPRIVDIR=tmp_path / "private")
+    site = Scripts(settings, Children(tmp_path / "state"))
+
+    def counts() -> list[bool]:
+        """For which kinds something of a definition is run; one answer for `find`, too."""
+        found = "WKSHP-ML101" in containerscripts.find(settings).definitions
+        return [found, *(any(".yml" in s.file.name for s in site.named(f"{k}-WKSHP-ML101.sh")) for k in KINDS)]
+
+    assert counts() == [True] * 6
+    definition, _ = read(OURS / "WKSHP-ML101.yml")
+    assert definition is not None
+    for name, text in containerscripts.scripts_of("WKSHP-ML101", definition).items():
+        (scripts / name).write_text(text)
+    assert counts() == [True] * 6, "what was delivered of it is not the site's own"
+    own = tmp_path / where / f"{kind}-WKSHP-ML101{end}"
+    own.write_text("echo of the site's own\n")
+    assert counts() == [False] * 6
+    assert [script.file for script in site.named(f"{kind}-WKSHP-ML101.sh")] == [own]
+    shutil.copy(OURS / "WKSHP-ML101.yml", tmp_path / "private/conf/containers")
+    assert counts() == [True, *(each != kind or where != "scripts" for each in KINDS)], "a definition of the site's own"
 
 
 def test_notebooks_go_out_and_come_home(tmp_path: Path) -> None:
