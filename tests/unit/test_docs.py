@@ -140,3 +140,12 @@ def test_the_flow_names_every_kind_of_step() -> None:
 def test_the_day_at_2_am_knows_every_state() -> None:
     text = DOCS[TOP / "docs" / "operations.md"]
     assert [state.value for state in State if f"| {state.value} |" not in text] == []
+
+
+def test_contributing_names_the_packages_of_the_pipeline() -> None:
+    """Whoever follows the page can run what .ci/run runs."""
+    text = (TOP / ".ci" / "run").read_text(encoding="utf-8").partition("\npackages=(")[2].partition(")")[0]
+    block = re.search(r"^ {4}apt-get install (?:.*\\\n)*.*$", DOCS[TOP / "CONTRIBUTING.md"], re.MULTILINE)
+    assert block is not None
+    beside = {"bash", "git", "ldap-utils", "make", "passwd"}  # there before, or for people who look
+    assert set(text.split()) - beside <= set(block.group().split())
