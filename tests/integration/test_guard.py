@@ -345,6 +345,125 @@ def test_connections_to_a_mining_port(site: Path, started: list[Any]) -> None:
     assert started[0].wait(10) == -signal.SIGKILL
 
 
+SERVES = """import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=False)
+made, _ = server.accept()
+if sys.argv[2] == "once":
+    server.close()
+made.sendall(b"!")
+made.recv(1)
+"""
+
+
+def called(site: Path, started: list[Any], port: int, manner: str) -> tuple[socket.socket, int]:
+    """A connection to a student's service, and the port that it was made from."""
+    started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", SERVES, str(port), manner))
+
+    def connected() -> socket.socket | None:
+        caller = socket.socket()
+        try:
+            caller.connect(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            caller.close()
+            return None
+        return caller
+
+    caller = wait_until(connected, what="the student's service")
+    assert caller is not None and caller.recv(1) == b"!"
+    return caller, caller.getsockname()[1]
+
+
+def low_port() -> int:
+    """A free port of those that the system gives to nobody who asks for none."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in range(lowest - 1, 1024, -1):
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
+
+
+def test_whoever_calls_a_students_service_does_not_choose_what_the_student_is_found_for(
+    site: Path, started: list[Any]
+) -> None:
+    caller, port = called(site, started, free_port(), "always")
+    with caller:
+        guard = Guard(configured(site, {"connections": {"ports": [port], "loopback_then": "purge"}}))
+        assert guard.cycle().findings == []
+    caller, port = called(site, started, low_port(), "once")
+    with caller:
+        guard = Guard(configured(site, {"connections": {"ports": [port], "loopback_then": "purge"}}))
+        (found,) = guard.cycle().findings
+        assert (found.then, found.words.endswith("by whom can't be told")) == (Rung.WARN, True)
+        guard.cycle()
+        assert started[-1].poll() is None
+
+
+# Its first thread ends, and its own folder in /proc shows neither program nor command line nor descriptors any more.
+HEADLESS = """
+import ctypes, platform, socket, sys, threading
+pool = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+threading.Thread(target=pool.recv, args=(1,)).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+"""
+# A thread with descriptors of its own (CLONE_FILES undone), which the process's folder doesn't show.
+APART = """
+import ctypes, socket, sys, threading
+def work():
+    if ctypes.CDLL(None).unshare(0x400):
+        return
+    socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(1)
+threading.Thread(target=work).start()
+"""
+# The connection is on its way from the process to itself, and in nobody's descriptors.
+POSTED = """
+import signal, socket, sys
+ends = socket.socketpair()
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as pool:
+    socket.send_fds(ends[0], [b"x"], [pool.fileno()])
+signal.pause()
+"""
+
+
+def wired(site: Path, started: list[Any], pool: socket.socket, program: str) -> tuple[Guard, socket.socket]:
+    """A student's program that has connected to a pool, and a guard who takes offence at that."""
+    port = pool.getsockname()[1]
+    settings = configured(site, {"connections": {"ports": [port], "loopback_then": "purge"}})
+    started.append(run_as(FIRST_UID, "/usr/bin/python3", "-c", program, str(port)))
+    return Guard(settings), pool.accept()[0]
+
+
+@pytest.mark.parametrize("program", [HEADLESS, APART], ids=["first thread has ended", "descriptors of its own"])
+def test_a_connection_of_some_thread_is_its_processes(site: Path, started: list[Any], program: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool:
+        guard, connection = wired(site, started, pool, program)
+        if program == HEADLESS:
+            stat = Path(f"/proc/{started[0].pid}/stat")
+            wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", what="the first thread's end")
+        with connection:
+            (found,) = found_by(guard, "port-loopback").findings
+            (process,) = found.processes
+            assert (process.exe, process.argv[1:2], process.pid) == (PYTHON, ("-c",), started[0].pid)
+            (case,) = guard.cases.cases.values()
+            (kept,) = json.loads(guard.evidence.file(case).read_text(encoding="ascii"))["processes"]
+            assert kept["program"]["sha256"]
+            assert bool(kept["connections"]) is (program == HEADLESS)
+            assert started[0].wait(10) == -signal.SIGKILL
+
+
+def test_a_connection_that_no_process_has_leads_to_a_purge(site: Path, started: list[Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool:
+        guard, connection = wired(site, started, pool, POSTED)
+        with connection:
+            (found,) = wait_until(lambda: [f for f in guard.cycle().findings if not f.processes], what="nobody's")
+            assert "a process that could not be found" in found.words
+            wait_until(lambda: guard.cycle() and FIRST in guard.cases.wanted(), what="the PURGE")
+            assert started[0].poll() is None
+
+
 def test_five_hundred_processes_in_a_tenth_of_a_second(site: Path, started: list[Any]) -> None:
     settings = configured(site)
     program = "import os, signal\nfor _ in range(499):\n    if not os.fork(): break\nsignal.pause()"

@@ -15,7 +15,7 @@ from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
 from wodmail.guard.policy import Rung
 from wodmail.guard.programs import Programs, path_pattern, python_target
-from wodmail.guard.sockets import connections
+from wodmail.guard.sockets import Connection, connections
 from wodmail.guard.tracks import Everything, Look, Track
 from wodmail.guard.watch import ExeFile, Seen, Students, descendants
 
@@ -236,17 +236,40 @@ TABLE6 = """  sl  local_address                         remote_address          
 """
 
 
+def rows(folder: Path, *texts: str) -> list[Connection]:
+    """Connections to two mining ports in tables of the kernel's form."""
+    for name, text in zip(("tcp", "tcp6"), texts, strict=False):
+        (folder / name).write_text(text, encoding="ascii")
+    (folder / "given").write_text("32768\t60999\n", encoding="ascii")
+    tables = [str(folder / name) for name in ("tcp", "tcp6", "none")]
+    return connections(STUDENTS, [3333, 4444], tables, str(folder / "given"))
+
+
 def test_connections_to_mining_ports(tmp_path: Path) -> None:
-    for name, text in (("tcp", TABLE), ("tcp6", TABLE6)):
-        (tmp_path / name).write_text(text, encoding="ascii")
-    tables = [str(tmp_path / name) for name in ("tcp", "tcp6", "none")]
-    found = [(each.student, each.address, each.port, each.here) for each in connections(STUDENTS, [3333, 4444], tables)]
+    found = [(each.student, each.address, each.port, each.here) for each in rows(tmp_path, TABLE, TABLE6)]
     assert found == [
         (1, "127.0.0.1", 3333, True),
         (2, "8.8.8.8", 3333, False),
         (3, "10.0.0.10", 3333, True),
         (4, "::1", 4444, True),
         (5, "8.8.8.8", 4444, False),
+    ]
+
+
+LISTENING = """   6: 00000000:{:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000  {}        0 119 1 0
+"""
+
+
+def test_what_came_in_is_no_call(tmp_path: Path) -> None:
+    # A listener at its port, in whichever table and whoever's: it came in. Who still asks to be connected, calls.
+    came = rows(tmp_path, TABLE + LISTENING.format(0x1F90, 2001) + LISTENING.format(0xB0F5, 0), TABLE6)
+    assert [(each.student, each.calls) for each in came] == [(2, True), (3, True), (4, True)]
+    assert [each.student for each in rows(tmp_path, TABLE + LISTENING.format(0xC350, 2002))] == [1, 2, 3, 4, 5]
+    # Port 8080 is none that the system gives to who calls: a service may have listened there.
+    found = Judge(POLICY).judge(Look(1.0, [], rows(tmp_path, TABLE.replace("0100007F:0D05", "08080808:0D05"), "")))
+    assert [(each.student, each.rule, each.then) for each in found][:2] == [
+        (1, "port", Rung.WARN),
+        (2, "port", Rung.PURGE),
     ]
 
 
@@ -329,6 +352,16 @@ def test_a_stop_of_what_is_gone_is_none_unless_it_always_is() -> None:
     assert (cases.seats, stops[0].case.stops) == ({}, 0)
     (stop,) = cases.look([finding()], 90, 90)
     assert cases.stopped(stop, 90, left=False, ended=0) is True
+
+
+def test_a_connection_that_no_process_has_is_stopped_in_vain_and_then_purged() -> None:
+    cases = Cases(POLICY.ladder)
+    cases.look([finding((), rule="port")], 0, 0)
+    for now, due in ((60, False), (75, False), (90, True)):
+        (stop,) = cases.look([finding((), rule="port")], now, now)
+        assert cases.stopped(stop, now, left=False, ended=0) is due
+    assert cases.look([finding((), rule="cpu-together")], 0, 0)[0].kind == "open"
+    assert cases.look([finding((), rule="cpu-together")], 100, 100) == []  # it has come to its end
 
 
 def test_a_restart_remembers_cases_and_stops() -> None:

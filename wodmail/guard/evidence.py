@@ -26,7 +26,7 @@ from wodmail.guard.judge import Finding
 from wodmail.guard.ladder import Case
 from wodmail.guard.policy import Evidence
 from wodmail.guard.tracks import Track
-from wodmail.guard.watch import Seen
+from wodmail.guard.watch import Seen, alive
 
 DAY = 86400.0
 _BLOCK = 1024 * 1024
@@ -151,7 +151,7 @@ def digest(seen: Seen, limit: int) -> dict[str, Any]:
     if seen.file is None:
         return {"sha256": None, "why": "its program can't be looked at"}
     try:
-        descriptor = os.open(f"/proc/{seen.pid}/exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        descriptor = os.open(f"{alive(seen.pid)}/exe", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         return {"sha256": None, "why": str(error.strerror)}
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -172,7 +172,7 @@ def digest(seen: Seen, limit: int) -> dict[str, Any]:
 
 def _connections(seen: Seen) -> list[str]:
     try:
-        process = psutil.Process(seen.pid)
+        process = psutil.Process(int(Path(alive(seen.pid)).name))
         found = process.net_connections(kind="inet") if process.is_running() else []
     except (psutil.Error, OSError):
         return []

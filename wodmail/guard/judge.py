@@ -223,6 +223,8 @@ class Judge:
             rule = "port-loopback" if each.here else "port"
             then = self.policy.connections.loopback_then if each.here else self.policy.connections.then
             words = f"connected to {each.address} port {each.port}"
+            if not each.calls:  # or from it, to a service of the student's: no reason to stop anything
+                then, words = min(then, Rung.WARN), f"{words}, by whom can't be told"
             entries = found.setdefault((each.student, rule), [])
             owners = holding.get(each.inode, [])
             entries += [(seen, then, f"{_what(seen)}: {words}") for seen in owners]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from wodmail.guard.watch import ExeFile, Seen, Students, read
+from wodmail.guard.watch import ExeFile, Seen, Students, alive, read
 
 Key = tuple[int, int]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -212,7 +212,10 @@ def _bare(folder: str, pid: int, student: int, boot: float) -> Seen | None:
     # A process whose first thread has ended looks dead while others of it may run on.
     if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
         return None
-    start = int(fields[19])
+    start, state = int(fields[19]), fields[0]
+    if state in (b"Z", b"X"):
+        folder = alive(pid)
+        state = read(f"{folder}/stat", 4096).rpartition(b")")[2].split()[0]
     return Seen(
         pid=pid,
         start=start,
@@ -225,16 +228,19 @@ def _bare(folder: str, pid: int, student: int, boot: float) -> Seen | None:
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
         children_seconds=(int(fields[13]) + int(fields[14])) / _TICKS,
         age_seconds=max(0.0, boot - start / _TICKS),
-        stopped=fields[0] in b"TtZX",
-        running=fields[0] == b"R",
-        threads=int(fields[17]),
+        stopped=state in b"TtZX",
+        running=state == b"R",
     )
 
 
 def _filled(seen: Seen) -> Seen:
     """The process with what lies in its own memory and in file systems: this may take for ever."""
     folder = f"/proc/{seen.pid}"
-    return seen._replace(file=_file(folder), argv=_argv(folder))
+    file = _file(folder)
+    if file is None:
+        folder = alive(seen.pid)
+        file = _file(folder)
+    return seen._replace(file=file, argv=_argv(folder))
 
 
 def _path(folder: str) -> str:

@@ -6,13 +6,17 @@ a service's, or of a program that a student started with other rights is ever in
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from wodmail.config import Settings
 from wodmail.students.rootlimits import LOWEST_UID
+
+_THREADS = 1000  # of a process; of those that ended hardly any are left
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,25 @@ def read(path: str, most: int) -> bytes:
         return os.read(descriptor, most)
     finally:
         os.close(descriptor)
+
+
+def threads(pid: int) -> Iterator[str]:
+    """Folders of a process's threads in /proc; those of one that has ended are gone, or empty."""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as entries:
+        yield from (entry.path for entry in entries)
+
+
+def alive(pid: int) -> str:
+    """The folder in /proc that tells a process's program, command line and descriptors.
+
+    A process whose first thread has ended runs on in its others; its own folder tells nothing of these any more.
+    """
+    own = f"/proc/{pid}"
+    for folder in (own, *itertools.islice(threads(pid), _THREADS)):
+        with contextlib.suppress(OSError):
+            os.readlink(f"{folder}/exe")  # noqa: PTH115 - asked only whether it is there
+            return folder
+    return own
 
 
 def descendants(everyone: Iterable[Seen], roots: Iterable[Seen]) -> list[Seen]:

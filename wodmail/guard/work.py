@@ -173,12 +173,12 @@ class Guard:
         case, found = step.case, step.finding
         who = f"student{case.student} ({case.rule})"
         if self.dry_run:
-            due = self.cases.stopped(step, now, left=False)
+            due = self.cases.stopped(step, now, left=False, ended=len(found.processes))
             return [f"would stop {len(found.processes)} process(es) of {who}", *([f"would purge {who}"] if due else [])]
         spared = [] if found.rule == "hidden" else [seen.key for seen in found.processes]
         result = stop(self.watcher, case.student, found.processes, lambda seen: self._spared(seen, spared))
         left = [seen.pid for seen in result.left]
-        if not left:
+        if result.ended and not left:
             self.judge.stopped(case.student)
         log.warning("guard-stopped", case=case.name, student=case.student, ended=result.ended, left=left[:20])
         which = ", ".join(f"{seen.pid} {visible(seen.exe, 100)}" for seen in found.processes[:5])
