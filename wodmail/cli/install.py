@@ -87,7 +87,8 @@ def install(**given: Any) -> None:
 
     What the configuration already says stays, secrets above all; an option given anew changes it. SOURCE is one of
     those in docs/install.md. Exit status 0 done, 1 failed (run it again when the cause is mended), 2 with --check when
-    something would be changed, 78 the configuration or the checkout stands against it.
+    something would be changed, 75 wod-check or wod-deliver is at work and doesn't end, 78 the configuration or the
+    checkout stands against it.
 
     Example: wod-install -t backend -f frontend.example.org
     """
