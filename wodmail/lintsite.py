@@ -56,7 +56,7 @@ def scripts(settings: Settings, kind: str, ws: str) -> list[Path]:
     found = []
     for folder in (settings.WODSCRIPTDIR, settings.WODSCRIPTPRIVDIR):
         names = [folder / f"{kind}-{ws}.sh.j2", folder / f"{kind}-{ws}.sh"] if folder is not None else []
-        found += [file for file in names if file.is_file()][:1]
+        found += [file for file in names if file.is_file() and not containerscripts.was_made(file)][:1]
     if not found and (file := containerscripts.file_of(settings, ws)) is not None:
         found = [file]
     return found

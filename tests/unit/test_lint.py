@@ -279,6 +279,11 @@ def test_the_shipped_seats_need_an_appliance(tmp_path: Path) -> None:
     [line] = told()
     assert line.startswith(words)
     assert line.endswith("write monoappliance: true (or multiappliance: true), and IP-WKSHP-Ansible101 in group_vars")
+    own = tmp_path / "scripts" / "create-WKSHP-Ansible101.sh"
+    own.parent.mkdir()
+    own.write_text("true\n")
+    assert told() == [], "the site's own scripts count, as they did before"
+    own.unlink()
     with (folder / "wod.yml").open("a") as file:
         file.write("monoappliance: true\n")
     assert told() == []
