@@ -16,6 +16,7 @@ from tests.parts import require
 from wodmail import checkrun, maintenance, paths, rendering
 from wodmail.maintenance import TaskResult
 from wodmail.schema import Settings
+from wodmail.students import base
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOBODY = pwd.getpwnam("nobody")
@@ -138,6 +139,52 @@ def test_files_in_the_home_of_the_services_user(tmp_path: Path) -> None:
     recipes.write_text("EXITCODE=75\nHOST=none\n")
     assert run() == ["ok", "skipped", "ok", "ok"]
     assert (recipes.read_text(), list(outside.iterdir())) == ("EXITCODE=75\nHOST=none\n", [])
+
+
+@pytest.mark.root
+def test_the_skeleton_keeps_its_modes_and_links(tmp_path: Path) -> None:
+    """As homes that wodmail makes have them (students/base.py); nobody but the owner writes."""
+    settings, out, skel = site(tmp_path), tmp_path / "out", tmp_path / "sys" / "skel"
+    (skel / ".ssh").mkdir(parents=True)
+    (skel / "shared").mkdir()
+    for name, mode in ((".ssh/config", 0o600), ("run", 0o775), ("shared/plain", 0o666), ("odd", 0o4573)):
+        (skel / name).write_text(name)
+        (skel / name).chmod(mode)
+    for name, mode in ((".ssh", 0o700), ("shared", 0o777)):
+        (skel / name).chmod(mode)
+    links = {"link": "run", "lost": "nowhere/at all", "shared/up": "../.ssh"}
+    for name, target in links.items():
+        (skel / name).symlink_to(target)
+    block = yaml.safe_load(
+        (paths.share("ansible") / "tasks/skel.yml").read_text(encoding="utf-8").replace("/etc/", f"{out}/")
+    )
+    play = [{"name": "Trial", "hosts": "production", "gather_facts": False, "tasks": block}]
+    (settings.WODANSIBLEDIR / "trial.yml").write_text(yaml.safe_dump(play, sort_keys=False))
+    (out / "skel").mkdir(parents=True)
+    (out / "skel" / "link").write_text("a file was here")
+    given = {"wod_sys_folders": [str(skel.parent)], "wod_check_skip": [], "wod_failed": []}
+
+    def run(*, check: bool = False) -> int:
+        played = maintenance.play(settings, "trial", check=check, variables=given, timeout=120)
+        assert played.status == 0 and all(task.status != "failed" for task in played.tasks), played.text_tail
+        return played.changed
+
+    assert run() == 3
+    found = {path.relative_to(out / "skel") for path in (out / "skel").rglob("*")}
+    wanted = {Path(entry.path): entry for entry in base.skel(Settings.model_validate({"WODSYSDIR": skel.parent}))}
+    assert found == set(wanted)
+    for path, entry in wanted.items():
+        file = out / "skel" / path
+        if entry.kind == "link":
+            assert str(file.readlink()) == entry.target == links[str(path)]
+        else:
+            assert (file.stat().st_mode & 0o7777, path) == (entry.mode, path)
+    assert (out / "skel/.ssh").stat().st_mode & 0o777 == 0o700
+    assert (out / "skel/odd").stat().st_mode & 0o7777 == 0o551
+    assert run(check=True) == 0
+    (out / "skel/link").unlink()
+    (out / "skel/.ssh/config").chmod(0o644)
+    assert (run(check=True), run()) == (2, 2)
 
 
 def test_every_item_is_documented() -> None:
