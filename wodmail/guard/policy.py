@@ -129,7 +129,7 @@ class Allowed(_Section):
         what: its name for people.
         exe: patterns of real paths.
         modules: with interpreters, the modules (python -m); empty with programs.
-        scripts: with interpreters, patterns of paths of scripts.
+        scripts: with interpreters, patterns of paths of scripts, or of the archives of java -jar.
         kernel: whether it is a notebook kernel; it counts only below a server that the hub has started.
         parents: with servers, patterns of the hub's program or script, which must have started it.
         longer_than_seconds: how long it may be busy; None for cpu.all_longer_than_seconds, with kernels for any time.

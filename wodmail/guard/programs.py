@@ -57,6 +57,25 @@ def python_target(argv: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
+_JAVA_HARMLESS = ("-D", "-Xm", "-Xs", "-XX:", "--add-opens=", "--add-exports=")
+
+
+def java_target(argv: Sequence[str]) -> tuple[str, str]:
+    """What a java command line runs (pure): ("script", PATH) for an archive; ("", "") for all else.
+
+    Before -jar there may be options that bring no code of their own; an agent or a path of classes does.
+    """
+    words = iter(argv[1:])
+    for word in words:
+        if word == "-jar":
+            return "script", next(words, "")
+        if word in ("--add-opens", "--add-exports"):
+            next(words, "")
+        elif not word.startswith(_JAVA_HARMLESS):
+            break
+    return "", ""
+
+
 class Programs:
     """Answers about programs; what it found on the disk it keeps for five minutes.
 
@@ -118,7 +137,7 @@ class Programs:
                 continue
             if not entry.modules and not entry.scripts:
                 return entry
-            kind, what = python_target(seen.argv)
+            kind, what = (java_target if path.endswith("/java") else python_target)(seen.argv)
             if kind == "module" and what in entry.modules:
                 return entry
             if kind == "script" and scripts.fullmatch(what) and self.installed(what, None):
