@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,33 @@ def test_shellcheck_of_what_is_put_there(tmp_path: Path, name: str) -> None:
     file.write_text(rendering.render(paths.share("sys") / name, variables))
     done = subprocess.run([require("shellcheck"), str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+OLD_NAMES = (
+    "cleanup-processes.sh",
+    "wod-cleanup-users.sh",
+    "wod-deliver.sh",
+    "wod-generate-pdf.sh",
+    "wod-kill-processes.pl",
+    "wod-test-action.sh",
+    "wod-upd.sh",
+)
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_an_old_name_starts_the_program(tmp_path: Path, name: str) -> None:
+    programs = Path(sys.executable).parent
+    given = {"ansible_playbook_python": sys.executable, "wod_programs": str(programs), "item": name}
+    file = tmp_path / name
+    variables = {**Settings().variables(), **defaults(), **given}
+    file.write_text(rendering.render(paths.share("sys") / "wod-utility.sh.j2", variables))
+    done = subprocess.run(["/bin/sh", str(file), "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.lower().startswith(f"usage: {defaults()['wod_utilities'][name]} ")
+
+
+def test_every_old_name_is_tried() -> None:
+    assert set(defaults()["wod_utilities"]) == set(OLD_NAMES)
 
 
 def test_limits_of_a_login_are_silent_where_they_are_not_allowed(tmp_path: Path) -> None:

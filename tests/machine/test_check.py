@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.machine.installed import Installed
 from tests.machine.machine import Machine
+from wodmail import paths
 
 pytestmark = pytest.mark.machine
 
@@ -381,6 +383,11 @@ def test_old_names_work(story: Story, backend: Machine) -> None:
     said = backend.run(["wod-test-action.sh"], user="wodadmin", check=False)
     assert "CREATE" in said.out + said.err
     assert "Example:" in backend.run(["wod-deliver.sh", "--help"]).out
+    text = (paths.share("ansible") / "roles/wod/defaults/main.yml").read_text(encoding="utf-8")
+    old = yaml.safe_load(text)["wod_utilities"]
+    assert "wod-cleanup-users.sh" in old
+    for name, program in old.items():
+        assert f"usage: {program} " in backend.run([name, "--help"]).out.lower()
 
 
 def test_failed_logins_are_found_in_the_hub_s_log(story: Story, backend: Machine) -> None:
