@@ -242,10 +242,10 @@ def delivered(site: LinuxDeployment) -> Path:
     return folder
 
 
-def fresh_home(site: LinuxDeployment) -> Path:
-    """The first student's home with a new key pair, as `erase` leaves it."""
-    home = site.renew_home(FIRST)
-    run(site, [sys.executable, "-m", "wodmail", "query", "erase", str(FIRST)])
+def fresh_home(site: LinuxDeployment, student: int = FIRST) -> Path:
+    """A student's home with a new key pair, as `erase` leaves it."""
+    home = site.renew_home(student)
+    run(site, [sys.executable, "-m", "wodmail", "query", "erase", str(student)])
     return home
 
 
