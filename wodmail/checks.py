@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ SERVICES = {
 }
 """By service: the keys that it needs, and those that make sense with it alone."""
 
+PRIVATE = ("WODANSIBLEPRIVDIR", "WODSCRIPTPRIVDIR", "WODSYSPRIVDIR")
 VAULT_SECRET = "vault_secret"  # noqa: S105 - the name of a file
 
 
@@ -45,7 +46,24 @@ def advice(settings: Settings, file: Path) -> list[Problem]:
         *_senders(settings),
         *_postfix_advice(settings),
         *_blanks(settings),
+        *absent(settings),
     ]
+
+
+def absent(settings: Settings, names: Iterable[str] = PRIVATE) -> Iterator[Problem]:
+    """Private folders that the configuration names itself and that aren't there; those below WODPRIVDIR need not be.
+
+    Args:
+        settings: the configuration.
+        names: keys to look at.
+    """
+    for name in names:
+        folder: Path | None = getattr(settings, name)
+        if name in settings.model_fields_set and folder is not None and not folder.is_dir():
+            yield Problem(
+                name,
+                f"there is no folder {folder}, so nothing private is taken from there; make it or write another path",
+            )
 
 
 def _written(settings: Settings, name: str) -> bool:

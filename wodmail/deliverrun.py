@@ -13,7 +13,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wodmail import checking, checkrun, deliver, deliverseats, maintenance, paths, rootplays, treetrust, variables
+from wodmail import (
+    checking,
+    checkrun,
+    checks,
+    deliver,
+    deliverseats,
+    maintenance,
+    paths,
+    rootplays,
+    treetrust,
+    variables,
+)
 from wodmail.catalog import Catalog
 from wodmail.checking import Item, Verdict
 from wodmail.config import Settings
@@ -159,7 +170,8 @@ def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
         rootplays.demand_own_code(settings)
         made = site(settings)
         files = variable_folders(settings)
-        done = deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
+        done = _absent(settings)
+        done += deliver.deliver(script_folders(settings), made, variables=files, check=check, diff=diff)
         done += deliverseats.deliver(settings, made, check=check, diff=diff)
     except WodmailError as error:
         cause = f" ({error.operator})" if error.operator != error.sender else ""
@@ -169,6 +181,13 @@ def _templates(settings: Settings, *, check: bool, diff: bool) -> Run:
         fault = f"a fault of wodmail, {Path(place.filename).name}:{place.lineno}: {type(error).__name__}: {error}"
         return Run(problem=_masker(settings).mask(fault))
     return Run(tuple(done))
+
+
+def _absent(settings: Settings) -> list[Delivery]:
+    """Private folders that the configuration names and that aren't there, a row each: their templates are missed."""
+    problems = checks.absent(settings, ("WODPRIVDIR", "WODANSIBLEPRIVDIR", "WODSCRIPTPRIVDIR"))
+    folders = {problem: Path(getattr(settings, problem.path)) for problem in problems}
+    return [Delivery(folder, folder, Outcome.FAILED, str(problem)) for problem, folder in folders.items()]
 
 
 def _masker(settings: Settings) -> Masker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -220,6 +221,21 @@ def test_check_mails_nobody_and_writes_nothing(backend: Backend) -> None:
     assert backend.call("--no-mail")[0] == 1
     assert backend.mails() == []
     assert told["playbook"]["status"] == "left out"
+
+
+@pytest.mark.parametrize("name", ["WODPRIVDIR", "WODSCRIPTPRIVDIR", "WODANSIBLEPRIVDIR"])
+def test_a_private_folder_that_is_named_and_is_not_there_is_told(backend: Backend, name: str) -> None:
+    """All else is delivered; those that follow from WODPRIVDIR need not be there, as on a fresh backend."""
+    shutil.rmtree(backend.folder / "private/scripts")
+    shutil.rmtree(backend.folder / "private/ansible")
+    assert backend.call("--no-playbook")[0] == 0
+    text = re.sub(rf"(?m)^{name}: .*\n", "", backend.file.read_text())
+    backend.file.write_text(f"{text}{name}: {backend.folder}/away\n")
+    status, told = backend.call("--no-playbook")
+    outcomes = {Path(each["target"]).name: each["outcome"] for each in told["files"]}
+    assert (status, outcomes) == (1, {"away": "failed", "fine.sh": "same"})
+    ((_, mailed),) = backend.mails()
+    assert f"{name}: there is no folder {backend.folder}/away" in mailed
 
 
 @pytest.mark.parametrize("text", ["A: [1\nsecret-word: 1\n", f"A: {'[' * 5000}{']' * 5000}\n"])

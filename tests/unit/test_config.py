@@ -219,6 +219,18 @@ def test_nobody_may_command_is_a_warning(tmp_path: Path) -> None:
     assert [warning.path for warning in report.warnings] == ["WODSENDER"]
 
 
+@pytest.mark.parametrize("name", ["WODANSIBLEPRIVDIR", "WODSCRIPTPRIVDIR", "WODSYSPRIVDIR"])
+def test_a_private_folder_that_is_not_there_is_a_warning(tmp_path: Path, name: str) -> None:
+    """When it is named itself; what WODPRIVDIR implies may be missing, and wod-install writes no more than that."""
+    (tmp_path / "private").mkdir()
+    assert read(write(tmp_path, "WODSANDBOX: true\nWODPRIVDIR: private\n")).warnings == ()
+    report = read(write(tmp_path, f"WODSANDBOX: true\nWODPRIVDIR: private\n{name}: private/none\n"))
+    assert (report.problems, [warning.path for warning in report.warnings]) == ((), [name])
+    assert f"there is no folder {tmp_path}/private/none" in report.warnings[0].message
+    (tmp_path / "private" / "none").mkdir()
+    assert read(report.file).warnings == ()
+
+
 def test_errors_of_several_layers_come_together(tmp_path: Path) -> None:
     text = "WODPOSTPORT: x\nWODPOSTPORT: y\nWODAPIDBUSER: u\nWODNOBO: absent\n"
     found = {problem.path for problem in read(write(tmp_path, text)).problems}
