@@ -29,6 +29,19 @@ played = maintenance.play(config.load(None, files=False), "setup_docker_based_ap
 print(json.dumps([played.status, [task.name for task in played.tasks if task.status == "changed"], played.text_tail]))
 """
 
+# The playbooks of the workshops with seats, as `wodmail appliance setup` plays them after the base; Ansible101's has a
+# test of its own (test_appliance_machine.py).
+NINE = "Concourse101 DataVisu101 Docker101 ML101 Podman101 Podman201 Spark101 StackStorm101 Tensorflow101"
+PLAY_ALL = """
+import json, sys
+from wodmail import config, maintenance
+variables = {"wod_environment": %r, "wod_appliance_base_done": True}
+for name in sys.argv[1:]:
+    played = maintenance.play(config.load(None, files=False), f"setup_WKSHP-{name}", variables=variables)
+    changed = [task.name for task in played.tasks if task.status == "changed"]
+    print(json.dumps([name, played.status, len(played.tasks), changed, "" if played.status == 0 else played.text_tail]))
+"""
+
 
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -113,3 +126,16 @@ def test_an_appliance_with_docker_twice(appliance: Machine) -> None:
     assert appliance.run(["docker", "ps", "--quiet"]).out == ""
     assert appliance.run(["docker", "ps"], user="student3", check=False).status != 0
     assert set(check(appliance).values()) == {"ok"}
+
+
+def test_the_playbooks_of_workshops_twice(appliance: Machine) -> None:
+    """On an appliance with Docker; the second time changes nothing."""
+    program = PLAY_ALL % {name: appliance.environment[name] for name in ("http_proxy", "https_proxy")}
+    for again in (False, True):
+        done = appliance.run(["/opt/wodmail/bin/python", "-c", program, *NINE.split()], timeout=1200).out
+        played = [json.loads(line) for line in done.splitlines()]
+        assert [each[:2] for each in played] == [[name, 0] for name in NINE.split()], done
+        assert not again or [each[3] for each in played] == [[]] * 9, done
+    units = appliance.run(["systemctl", "is-enabled", "docker", "podman-restart"]).out
+    assert units == "enabled\nenabled\n"
+    assert appliance.run(["podman", "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"
