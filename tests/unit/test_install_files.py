@@ -53,6 +53,14 @@ def test_no_package_is_listed_twice(name: str) -> None:
             assert len(value) == len(set(value)), key
 
 
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_what_others_only_recommend_is_listed(name: str) -> None:
+    """Recommended packages are not installed by themselves; without these two no container finds another by its name."""
+    assert "rsync" in variables(name)["wod_packages_backend"], "Ansible101's notebooks play ansible.posix.synchronize"
+    there = {"aardvark-dns", "netavark"} & set(variables(name)["wod_packages_podman"])
+    assert len(there) == (0 if name == "Ubuntu-22" else 2), "Ubuntu 22 has neither"
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_a_tag_and_is_documented(source: str) -> None:
     """`--without` skips the tasks with the tag of the same name."""
