@@ -25,7 +25,7 @@ from nbformat import converter, reader
 from PIL import Image
 
 from wodmail.errors import Failed
-from wodmail.exporting import cells, document, markup, pictures, word
+from wodmail.exporting import cells, document, longwords, markup, pictures, word
 from wodmail.exporting.apart import NO_MEMORY, Limits, apart, end_with_parent, words_of_end
 from wodmail.exporting.below import Folder
 from wodmail.exporting.marks import MARK
@@ -138,7 +138,8 @@ def typst_text(tree: Mapping[str, Any], find: document.Find, place: document.Pla
         place: see `document.Place`.
         head: what comes first, our own words alone.
     """
-    return head + _pandoc(["-f", "json", "-t", "typst"], _dumped(document.with_pictures(tree, find, place))).decode()
+    whole = longwords.marked(document.with_pictures(tree, find, place))
+    return head + _pandoc(["-f", "json", "-t", "typst"], _dumped(whole)).decode()
 
 
 def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str, work: Path) -> bytes:
