@@ -7,6 +7,7 @@ are compared.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from wodmail import tableversions
 from wodmail.config import Settings
 from wodmail.errors import Refused, Temporary
+
+PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+"""Of PostgreSQL's client (libpq): seconds until one that says nothing is let go, milliseconds until one that is gone.
+
+No keepalives: a network that is away for a while must not end the idle connection with the lock of `Store.claim`.
+"""
+_HURRY = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 
 CHUNK = 1000  # numbers in one query; databases bound that
 
@@ -211,11 +219,17 @@ def database_url(settings: Settings) -> str:
     return url
 
 
-def _engine(url: str, *, durable: bool, readonly: bool = False) -> sa.Engine:
+def _engine(url: str, *, durable: bool, readonly: bool = False, seconds: float | None = None) -> sa.Engine:
     """An SQLAlchemy engine; without `durable` a commit may be lost in a power cut (never in a crash of the process)."""
     if not url.startswith("sqlite"):
-        options = "" if durable else "-c synchronous_commit=off"
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=5, connect_args={"options": options})
+        options = [] if durable else ["-c synchronous_commit=off"]
+        if seconds is not None:
+            options.append(f"-c statement_timeout={round(seconds * 1000)}")
+        hurry = {} if seconds is None else {"connect_timeout": math.ceil(seconds), **_HURRY}
+        wanted = {**PATIENCE, **hurry}
+        given = sa.make_url(url).query  # what a site says is left as it is
+        arguments = {"options": " ".join(options), **{name: wanted[name] for name in wanted if name not in given}}
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=5, connect_args=arguments)
     engine = sa.create_engine(url, connect_args={"timeout": 30})
     begin = "BEGIN" if readonly else "BEGIN IMMEDIATE"
 
@@ -239,14 +253,15 @@ class Store:
     Args:
         url: an SQLAlchemy URL.
         backend: this host's name in the queue (WODBACKEND).
+        seconds: how long PostgreSQL may take to be connected to, and for a statement; None for as long as it likes.
     """
 
-    def __init__(self, url: str, backend: str) -> None:
+    def __init__(self, url: str, backend: str, seconds: float | None = None) -> None:
         self.url = url
         self.backend = backend
-        self._durable = _engine(url, durable=True)
-        self._progress = _engine(url, durable=False)
-        self._reader = _engine(url, durable=False, readonly=True)
+        self._durable = _engine(url, durable=True, seconds=seconds)
+        self._progress = _engine(url, durable=False, seconds=seconds)
+        self._reader = _engine(url, durable=False, readonly=True, seconds=seconds)
         self._claim: sa.Connection | None = None
         # SQLite has one writer at a time and lets the others sleep ever longer; our own threads take turns instead.
         self._turn: AbstractContextManager[object] = threading.RLock() if url.startswith("sqlite") else nullcontext()
@@ -452,9 +467,14 @@ def _describe_request(row: Row, request_jobs: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that a configuration names; tables aren't made (see `Store.migrate`)."""
-    return Store(database_url(settings), settings.WODBACKEND or settings.WODBEFQDN)
+def open_store(settings: Settings, seconds: float | None = None) -> Store:
+    """The store that a configuration names; tables aren't made (see `Store.migrate`).
+
+    Args:
+        settings: the configuration.
+        seconds: see `Store`.
+    """
+    return Store(database_url(settings), settings.WODBACKEND or settings.WODBEFQDN, seconds)
 
 
 def open_readonly(settings: Settings) -> Store:

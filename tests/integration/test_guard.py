@@ -28,12 +28,13 @@ from tests.support import free_port, wait_until
 from wodmail import processes
 from wodmail.catalog import Catalog
 from wodmail.cli import guard as commands
+from wodmail.errors import Temporary
 from wodmail.guard import evidence, load, policy, purge, scan, stop
 from wodmail.guard.judge import Finding
 from wodmail.guard.lineage import Origin
 from wodmail.guard.policy import Rung
 from wodmail.guard.scan import Watcher
-from wodmail.guard.sittings import Asker, Sittings
+from wodmail.guard.sittings import Asker, Beside, Sittings
 from wodmail.guard.watch import Seen, Students
 from wodmail.guard.work import Cycle, Guard
 from wodmail.intake import Intake
@@ -245,6 +246,7 @@ def test_servers_and_kernels_are_what_the_hub_has_started(site: Path, started: l
         started.append(run_as(FIRST_UID, *argv, cwd=home(site)))
     guard = Guard(settings)
     wait_until(lambda: len([each for each in guard.watcher.scan() if "-m" in each.argv]) == 4, what="all four")
+    wait_until(lambda: len([each for each in guard.watcher.scan() if "below" in each.argv]) == 2, what="the server")
     look = guard.watcher.scan()
     guard.judge.lineage.look(look)
     assert [each.argv for each in look if guard.judge.allowed(each) is not None] == []
@@ -611,14 +613,84 @@ def test_the_jobs_tell_who_sits_there_and_how_long(site: Path) -> None:
             values = {"request": row.inserted_primary_key[0], "workshop": "WKSHP-Long", "finished": iso(at), **mail}
             connection.execute(jobs.insert(), values)
 
-    done(FIRST, "CREATE", 1000.0)
+    done(FIRST, "CREATE", 2000.0)
     done(FIRST + 1, "CREATE", 1000.0)
-    assert asker.ask() == Sittings({FIRST: 1000.0, FIRST + 1: 1000.0}, {FIRST: 21600, FIRST + 1: 21600}, frozenset())
-    done(FIRST, "CLEANUP", 2000.0)
+    first = asker.ask()
+    assert first is not None and first == asker.ask()
+    assert (set(first.who), first.limits) == ({FIRST, FIRST + 1}, {FIRST: 21600, FIRST + 1: 21600})
+    done(FIRST, "CLEANUP", 500.0)  # the clock was set back
     done(FIRST + 1, "CLEANUP", 3000.0, "failed")
     found = asker.ask()
     store.close()
-    assert found == Sittings({FIRST: 2000.0, FIRST + 1: 1000.0}, {FIRST + 1: 21600}, frozenset())
+    assert found is not None and found.limits == {FIRST + 1: 21600}
+    assert [found.who[each] == first.who[each] for each in (FIRST, FIRST + 1)] == [False, True]
+
+
+def old_kernel(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard sees a kernel that is five hours old, and nothing else."""
+    seen = _seen(100, 1000)._replace(age_seconds=5 * 3600.0)
+    entry = next(each for each in guard.policy.allowed if each.kernel)
+    monkeypatch.setattr(guard.watcher, "scan", lambda _only=None: [seen])
+    monkeypatch.setattr(guard.judge.programs, "allowed", lambda _seen: entry)
+
+
+def test_a_database_that_is_silent_neither_holds_up_the_guard_nor_ends_a_kernel(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
+        guard = Guard(configured(site, WODDATABASEURL=url), dry_run=True)
+        answer, answered = threading.Event(), Sittings({}, {}, frozenset())
+        asker = Asker(guard.settings)
+        asked: list[object] = []
+
+        def ask() -> Sittings | None:
+            asked.append(0)
+            if len(asked) == 1:
+                with pytest.raises(Temporary):
+                    asker.ask()
+            answer.wait(60)
+            return answered
+
+        guard._sittings = Beside(ask, 0.1)
+        old_kernel(guard, monkeypatch)
+        for _ in range(3):
+            guard._next_sessions = float("-inf")
+            assert guard.cycle().findings == []
+        assert len(asked) == 1
+        answer.set()
+
+        def found() -> list[str]:
+            guard._next_sessions = float("-inf")
+            return [each.rule for each in guard.cycle().findings]
+
+        assert wait_until(found, seconds=60, what="the answer") == ["kernel-age"]
+
+
+def test_a_guard_that_starts_without_a_database_ends_no_kernel(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = f"postgresql://u:p@127.0.0.1:{free_port()}/x"
+    guard = Guard(configured(site, WODDATABASEURL=away), dry_run=True)
+    old_kernel(guard, monkeypatch)
+    assert guard.cycle().findings == []
+    guard = Guard(configured(site), dry_run=True)  # no server has run yet: nobody has a session
+    old_kernel(guard, monkeypatch)
+    assert [each.rule for each in guard.cycle().findings] == ["kernel-age"]
+
+
+def test_a_finding_is_of_whoever_sits_there_when_it_is_found(site: Path, started: list[Any]) -> None:
+    """Also when the CREATE was done since the guard asked last."""
+    guard = Guard(configured(site, {"denied": {"names": ["sleep"], "then": "warn"}}))
+    who = ["1, a CREATE"]
+    guard._sittings = Beside(lambda: Sittings({FIRST: who[-1]}, {}, frozenset()))
+    guard.cycle()
+    who.append("2, another CREATE")
+    started.append(run_as(FIRST_UID, "sleep", "60"))
+    found_by(guard, "name")
+    guard.cycle()
+    assert len(list((guard.folder / "evidence").iterdir())) == 1
+    who.append("3, a CLEANUP")
+    guard.cycle()
+    assert len(list((guard.folder / "evidence").iterdir())) == 2
 
 
 def test_dry_run_only_looks(site: Path, started: list[Any]) -> None:

@@ -332,16 +332,23 @@ def test_one_look_counts_as_one_stop_whatever_it_found() -> None:
 
 
 def test_what_the_one_before_did_is_not_the_next_ones() -> None:
+    """Told by what the backend did last, whatever the clocks show."""
     cases = Cases(POLICY.ladder)
+    assert cases.changed({1: "7, a CREATE", 2: "3"}) == set()
     cases.look([finding()], 0, 1000)
     (stop,) = cases.look([finding()], 60, 1060)
     assert cases.stopped(stop, 60, left=True) is True
-    assert cases.changed({2: 9000.0, 1: 900.0}, 70, 1070) == set()  # the CREATE before all that
-    assert (cases.changed({1: 1065.0}, 70, 1070), cases.wanted()) == ({1}, {})
-    assert [step.kind for step in cases.look([finding()], 900, 1900)] == ["open"]  # warned, and not stopped at once
-    assert cases.look([finding()], 915, 1915) == []
-    (stop,) = cases.look([finding()], 960, 1960)
-    assert (cases.stopped(stop, 960, left=False), cases.changed({1: 1065.0}, 970, 1970)) == (False, set())
+    assert cases.changed({1: "7, a CREATE", 2: "8"}) == set()  # somebody else's
+    assert cases.changed({2: "8"}) == set()  # WODRETENTION has deleted it
+    assert (cases.changed({1: "9, a CLEANUP"}), cases.wanted()) == ({1}, {})
+    assert [step.kind for step in cases.look([finding()], 900, 5)] == ["open"]  # warned, and not stopped at once
+    later = Cases(POLICY.ladder)
+    later.restore(json.loads(json.dumps(cases.dump())))
+    assert later.changed({1: "9, a CLEANUP"}) == set()
+    assert later.look([finding()], 915, 20) == []
+    (stop,) = later.look([finding()], 960, 65)
+    assert (later.stopped(stop, 960, left=False), later.changed({1: "9, a CLEANUP"})) == (False, set())
+    assert (later.changed({1: "9, a CLEANUP again"}), later.cases, later.seats) == ({1}, {}, {})
 
 
 def test_a_stop_of_what_is_gone_is_none_unless_it_always_is() -> None:

@@ -54,6 +54,7 @@ class Judge:
     def __init__(self, policy: Policy) -> None:
         self.policy, self.programs = policy, Programs(policy)
         self.lineage = Lineage(self.programs.hub)
+        self.sessions_known = True  # until then a kernel may be as old as it is
         self.in_session: frozenset[int] = frozenset()  # students whose session goes on: their kernels may be old
         self.limits: dict[int, float] = {}  # how old a student's kernels may be, where that is known
         self.tracks: dict[Key, Track] = {}
@@ -195,7 +196,7 @@ class Judge:
         """Kernels that are too old, wherever they come from."""
         policy = self.policy.kernels
         limit = self.limits.get(seen.student, policy.limit_seconds)
-        if seen.age_seconds > limit and seen.student not in self.in_session:
+        if self.sessions_known and seen.age_seconds > limit and seen.student not in self.in_session:
             hours = f"{seen.age_seconds / 3600:.1f} h old, limit {limit / 3600:.1f} h"
             found.setdefault((seen.student, "kernel-age"), []).append((seen, policy.then, f"{_what(seen)}: {hours}"))
 

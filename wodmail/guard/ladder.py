@@ -34,6 +34,7 @@ class Case:
         stops: how often its processes were stopped.
         failed: the last stop left something running.
         vain: how many stops one after another ended nothing, and left nothing.
+        sitting: who sat there then, see `Sittings`; empty when that was not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     stops: int = 0
     failed: bool = False
     vain: int = 0
+    sitting: str = ""
 
 
 @dataclass
@@ -58,16 +60,16 @@ class Seat:
         wanted: name of the case for which a PURGE has to be sent; empty for none.
         purged: monotonic seconds of the last PURGE.
         troubled: WODMONITOR was told that it could not be sent.
-        wanted_at: seconds since 1970 of the look that wanted it.
         again: monotonic seconds of stops that count only when there are many, each for something new.
+        sitting: who sits there, as in `Case`.
     """
 
     stops: list[float] = field(default_factory=list)
     wanted: str = ""
     purged: float | None = None
     troubled: bool = False
-    wanted_at: float = 0.0
     again: list[float] = field(default_factory=list)
+    sitting: str = ""
 
     def moments(self) -> list[float]:
         """When something happened that may still count."""
@@ -100,6 +102,7 @@ class Cases:
         self.ladder = ladder
         self.cases: dict[tuple[int, str], Case] = {}
         self.seats: dict[int, Seat] = {}
+        self.sittings: Mapping[int, str] = {}
         self.letters: dict[str, dict[str, Any]] = {}  # of PURGEs, until they are handed over
 
     def look(self, findings: Iterable[Finding], now: float, at: float) -> list[Step]:
@@ -121,6 +124,7 @@ class Cases:
             if case is None:
                 name = f"{_stamp(at)}-student{finding.student}-{finding.rule}"
                 case = Case(name, finding.student, finding.rule, finding.words, now, now, at)
+                case.sitting = self.sittings.get(finding.student, "")
                 self.cases[key] = case
                 steps.append(Step("open", case, finding))
             case.seen, case.words = now, finding.words
@@ -149,13 +153,13 @@ class Cases:
         step.case.failed = left
         if max(step.finding.then, step.finding.again) < Rung.PURGE:
             return False
-        seat = self.seats.setdefault(step.case.student, Seat())
+        seat = self._seat(step.case.student)
         enough = self._often(seat, now) if step.finding.then < Rung.PURGE else self._enough(seat, now) or left
         again = seat.purged is None or now - seat.purged >= self.ladder.purge_again_seconds
         if not (enough and again):
             return False
         if not seat.wanted:
-            seat.wanted, seat.wanted_at = step.case.name, step.case.at + now - step.case.opened
+            seat.wanted = step.case.name
         return True
 
     def _enough(self, seat: Seat, now: float) -> bool:
@@ -177,27 +181,24 @@ class Cases:
         seat.again = recent[-self.ladder.again_after_stops :]
         return len(seat.again) >= self.ladder.again_after_stops
 
-    def changed(self, since: Mapping[int, float], now: float, at: float) -> set[int]:
+    def changed(self, sittings: Mapping[int, str]) -> set[int]:
         """Forget what those before did whose seat is another's, or nobody's, by now.
 
         Args:
-            since: when that was, seconds since 1970, by student.
-            now: monotonic seconds.
-            at: seconds since 1970.
+            sittings: who sits there, by student, see `Sittings`; of whom it tells nothing, nothing has changed.
 
         Returns:
             The students of whom something was forgotten.
         """
-        old = {key for key, case in self.cases.items() if case.at < since.get(case.student, 0.0)}
+        self.sittings = sittings
+        old = {key for key, case in self.cases.items() if sittings.get(case.student, case.sitting) != case.sitting}
         self.cases = {key: case for key, case in self.cases.items() if key not in old}
-        forgotten = {student for student, _ in old}
-        for student, seat in list(self.seats.items()):
-            moment = since.get(student, 0.0) - at + now
-            before = [stop for stop in seat.moments() if stop < moment]
-            if before or (seat.wanted and seat.wanted_at < since.get(student, 0.0)):
-                del self.seats[student]
-                forgotten.add(student)
-        return forgotten
+        left = {student for student, seat in self.seats.items() if sittings.get(student, seat.sitting) != seat.sitting}
+        self.seats = {student: seat for student, seat in self.seats.items() if student not in left}
+        return left | {student for student, _ in old}
+
+    def _seat(self, student: int) -> Seat:
+        return self.seats.setdefault(student, Seat(sitting=self.sittings.get(student, "")))
 
     def wanted(self) -> dict[int, str]:
         """Students whose seat has to be purged, with the case that led to it."""
@@ -205,7 +206,7 @@ class Cases:
 
     def purged(self, student: int, now: float) -> None:
         """Note that the PURGE was sent."""
-        seat = self.seats.setdefault(student, Seat())
+        seat = self._seat(student)
         seat.purged, seat.wanted, seat.stops, seat.again = now, "", [], []
 
     def tell(self, student: int, name: str, words: str, trouble: str) -> None:

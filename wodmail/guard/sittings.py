@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import sqlalchemy as sa
 
 from wodmail import sessions
 from wodmail.catalog import Catalog
 from wodmail.config import Settings
+from wodmail.errors import Temporary
 from wodmail.model import Action, State
-from wodmail.store import Store, jobs, open_store
+from wodmail.store import Row, Store, jobs, open_store
 
 _HOUR = 3600.0
+SECONDS = 5.0  # that the database may take to be connected to, and for each statement
+_WAIT = 2.0
 _ACTIONS = (Action.CREATE, Action.CLEANUP, Action.PURGE)
 
 
@@ -24,12 +27,13 @@ class Sittings:
     """What the jobs say.
 
     Args:
-        since: when the last job that changed who sits there was done, seconds since 1970, by student.
+        who: the last job that changed who sits there, as a text, by student. It is compared with what it was before,
+            never with a clock, which somebody may set.
         limits: how long a session lasts, in seconds, of students whose last such job is a CREATE of a known workshop.
         going_on: students whose session goes on, by the backend's own account of sessions.
     """
 
-    since: dict[int, float]
+    who: dict[int, str]
     limits: dict[int, float]
     going_on: frozenset[int]
 
@@ -39,14 +43,11 @@ class Asker:
 
     Args:
         settings: whose.
-        opened: opens the database.
     """
 
-    def __init__(self, settings: Settings, opened: Callable[[Settings], Store] = open_store) -> None:
-        self._settings, self._opened = settings, opened
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._catalog = Catalog(settings.WODNOBO, settings.WODPRIVNOBO)
-        self._jobs: dict[int, tuple[int, str, str, float]] = {}  # by student: job, action, workshop, when it was done
-        self._until = ""
 
     def ask(self) -> Sittings | None:
         """What is known now; None when there is no database yet.
@@ -54,44 +55,85 @@ class Asker:
         Raises:
             Temporary: the database can't be reached.
         """
-        store = self._opened(self._settings)
+        store = open_store(self._settings, SECONDS)
         try:
             if not store.made():
                 return None
-            self._read(store)
+            last = _last(store)
             alone = not self._settings.apidb
             going_on = frozenset(each.student for each in sessions.running(store) if each.left > 0) if alone else ()
         finally:
             store.close()
         # Without an API-DB the backend ends sessions itself, and knows better than the workshop how long they last.
-        limits = {} if alone else {student: self._limit(job[2]) for student, job in self._jobs.items() if _begins(job)}
-        since = {student: job[3] for student, job in self._jobs.items()}
+        begun = {} if alone else {student: job for student, job in last.items() if job["action"] == Action.CREATE.value}
+        limits = {student: self._limit(job["workshop"]) for student, job in begun.items()}
         known = {student: seconds for student, seconds in limits.items() if seconds is not None}
-        return Sittings(since, known, frozenset(going_on))
-
-    def _read(self, store: Store) -> None:
-        """Take the jobs that were done since the last time, or all."""
-        rows = store.rows(
-            sa.select(jobs.c.id, jobs.c.action, jobs.c.students, jobs.c.workshop, jobs.c.finished)
-            .where(
-                jobs.c.backend == store.backend,
-                jobs.c.state == State.DONE.value,
-                jobs.c.action.in_([each.value for each in _ACTIONS]),
-                jobs.c.finished >= self._until,
-            )
-            .order_by(jobs.c.id)
-        )
-        for row in rows:
-            at = datetime.fromisoformat(row["finished"]).timestamp()
-            for student in json.loads(row["students"]):
-                if row["id"] >= self._jobs.get(student, (0,))[0]:
-                    self._jobs[student] = (row["id"], row["action"], row["workshop"], at)
-        self._until = max([self._until, *(row["finished"] for row in rows)])
+        who = {student: f"{job['id']}, {job['finished']}" for student, job in last.items()}
+        return Sittings(who, known, frozenset(going_on))
 
     def _limit(self, workshop: str) -> float | None:
         found = self._catalog.find(workshop)
         return None if found is None else found.duration * _HOUR
 
 
-def _begins(job: tuple[int, str, str, float]) -> bool:
-    return job[1] == Action.CREATE.value
+def _last(store: Store) -> dict[int, Row]:
+    """The last job that changed who sits there, by student."""
+    done = (
+        jobs.c.backend == store.backend,
+        jobs.c.state == State.DONE.value,
+        jobs.c.action.in_([each.value for each in _ACTIONS]),
+    )
+    newest = sa.select(sa.func.max(jobs.c.id)).where(*done).group_by(jobs.c.students)
+    rows = store.rows(sa.select(jobs).where(jobs.c.id.in_(newest)).order_by(jobs.c.id))
+    return {student: row for row in rows for student in json.loads(row["students"])}
+
+
+class _Work(threading.Thread):
+    """Asks once."""
+
+    def __init__(self, ask: Callable[[], Sittings | None]) -> None:
+        super().__init__(daemon=True, name="guard-sittings")
+        self._ask = ask
+        self.answer: Sittings | None = None
+        self.fault: Exception | None = None
+
+    def run(self) -> None:
+        """Ask, and keep what comes of it."""
+        try:
+            self.answer = self._ask()
+        except Exception as error:  # noqa: BLE001 - raised where the answer is wanted
+            self.fault = error
+
+
+class Beside:
+    """Asks beside the guard's work: whatever the database does, nobody waits long for it.
+
+    Args:
+        ask: what may take for ever.
+        seconds: how long the answer is waited for; later it is taken when it has come.
+    """
+
+    def __init__(self, ask: Callable[[], Sittings | None], seconds: float = _WAIT) -> None:
+        self._ask, self._seconds = ask, seconds
+        self._work: _Work | None = None
+
+    def ask(self) -> Sittings | None:
+        """What is known now, or was when the answer came that was waited for in vain.
+
+        Raises:
+            Temporary: there is no answer yet.
+            Exception: what the asking raised.
+        """
+        if self._work is None:
+            self._work = _Work(self._ask)
+            self._work.start()
+            self._work.join(self._seconds)
+        if self._work.is_alive():
+            raise Temporary(
+                "The backend's database does not answer; the guard goes on with what it knew last.",
+                f"the database has been asked and has not answered within {self._seconds:g} s",
+            )
+        work, self._work = self._work, None
+        if work.fault is not None:
+            raise work.fault
+        return work.answer

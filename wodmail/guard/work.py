@@ -19,7 +19,7 @@ from wodmail.guard.letters import Letters
 from wodmail.guard.load import Alarm, Facts, GpuWatch, Smi, facts
 from wodmail.guard.policy import Rung
 from wodmail.guard.scan import Watcher
-from wodmail.guard.sittings import Asker
+from wodmail.guard.sittings import Asker, Beside
 from wodmail.guard.sockets import connections
 from wodmail.guard.stop import stop
 from wodmail.guard.tracks import Look
@@ -79,7 +79,8 @@ class Guard:
         self.letters = Letters(settings, self.policy.ladder.mails_an_hour)
         self.evidence = evidence.Store(self.folder, settings.WODRETENTION)
         self.alarm = Alarm(self.policy.load)
-        self._sittings = Asker(settings)
+        self._sittings = Beside(Asker(settings).ask)
+        self.judge.sessions_known = False
         self._gpus = GpuWatch(smi or Smi())
         self._next_sweep = self._next_purge = self._next_sessions = float("-inf")
         self._by_pid: dict[int, Seen] = {}
@@ -92,8 +93,11 @@ class Guard:
         begun = time.perf_counter()
         now = time.monotonic()
         look = self._look(now)
-        self._look_at_sessions(now, always=bool(self.cases.cases or self.cases.seats))
+        known = bool(self.cases.cases or self.cases.seats)
+        self._look_at_sessions(now, always=known)
         found = [*self.judge.judge(look), *self._hidden(look)]
+        if found and not known:  # a case is of whoever sits there now
+            self._look_at_sessions(now, always=True)
         cycle = Cycle(found, processes=len(look.processes), scan_seconds=time.perf_counter() - begun)
         self._by_pid = {seen.pid: seen for seen in look.processes}
         for step in self.cases.look(found, now, time.time()):
@@ -125,9 +129,10 @@ class Guard:
         except Temporary as error:  # what was known last stays true enough
             log.warning("service-away", cause=error.operator)
             return
+        self.judge.sessions_known = True
         if found is not None:
             self.judge.in_session, self.judge.limits = found.going_on, found.limits
-            for student in self.cases.changed(found.since, now, time.time()):
+            for student in self.cases.changed(found.who):
                 self.judge.stopped(student)
 
     def measure(self) -> None:
