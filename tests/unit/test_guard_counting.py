@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -106,6 +107,23 @@ def bursts(now: float) -> list[Seen]:
 @pytest.mark.parametrize("work", [short_commands, now_and_then, build_script, lasting, bursts])
 def test_ordinary_work_is_not_found(work: Callable[[float], list[Seen]]) -> None:
     assert found(work, 4) == {}
+
+
+def test_by_chance_hardly_anybody_is_found() -> None:
+    # 0.4 cores all day: in one look of ten four commands, in the others none.
+    def commands(seed: int) -> Callable[[float], list[Seen]]:
+        chance = random.Random(seed)  # noqa: S311 - the same each time
+
+        def four(now: float) -> list[Seen]:
+            many = 4 if chance.random() < 0.1 else 0
+            return [
+                shell(now, 0.4 * now),
+                *[worker(int(now) * 4 + each, 0.5, 0.5, running=True) for each in range(many)],
+            ]
+
+        return four
+
+    assert sum(bool(found(commands(seed), 2)) for seed in range(24)) <= 1
 
 
 def test_a_guard_that_is_started_late_guesses_nothing() -> None:

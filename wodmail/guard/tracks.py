@@ -15,6 +15,7 @@ _HISTORY = 60
 _NOTHING = 0.1  # cores of ended children that a kernel or server may always have had
 _PASSES = 2.0  # so many times the limit may be used in bursts, on average
 _SLOWEST = 1 / 8  # of the speed with which time beyond the limit is forgiven
+_ROUGH = 2.0  # the same of a figure that is rough: less than the limit on average may look like more for a while
 _YOUNG = 0.1  # seconds; the kernel's figures are in hundredths, which is too coarse for a rate over less
 
 
@@ -45,6 +46,7 @@ class Track:
         over_used: CPU seconds that were used in that time.
         rate_cores: CPU seconds a second over the window.
         history: rates at earlier moments, for the evidence.
+        forgiving: how many seconds beyond the limit a second below it makes good at most.
     """
 
     samples: deque[tuple[float, float]] = field(default_factory=deque)
@@ -52,6 +54,7 @@ class Track:
     over_used: float = 0.0
     rate_cores: float = 0.0
     history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    forgiving: float = 1.0
 
     def add(self, now: float, cpu_seconds: float, window_seconds: float, limit_cores: float, gap_most: float) -> None:
         """Take a sample.
@@ -84,7 +87,9 @@ class Track:
         long enough, would use more than `_PASSES` times the limit on average.
         """
         passes, rate = _PASSES * limit_cores, self.over_used / self.over_seconds
-        return 1.0 if rate <= 2 * passes else max(_SLOWEST, passes / (rate - passes))
+        if rate <= passes * (1 + 1 / self.forgiving):
+            return self.forgiving
+        return max(_SLOWEST, passes / (rate - passes))
 
     def series(self) -> list[list[float]]:
         """The rates so far: [seconds before the last one, cores]."""
@@ -141,7 +146,7 @@ class Living:
             spent[seen.student] = spent.get(seen.student, 0.0) + used
         for student in {*spent, *self.tracks}:
             self._used[student] = self._used.get(student, 0.0) + spent.get(student, 0.0)
-            track = self.tracks.setdefault(student, Track())
+            track = self.tracks.setdefault(student, Track(forgiving=_ROUGH))
             track.add(look.now, self._used[student], window_seconds, limit_cores, gap_most)
         self.tracks = {key: track for key, track in self.tracks.items() if key in spent or track.over_seconds > 0}
         self._used, self._guessed = {student: self._used[student] for student in self.tracks}, guessed
