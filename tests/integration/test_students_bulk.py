@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import os
+import pty
 import shutil
 import stat
 import subprocess
@@ -425,6 +428,21 @@ def test_a_folder_of_homes_that_others_can_change_is_refused(site: BulkSite) -> 
     assert status == 78 and f"{homes_} must belong to root" in complaint
 
 
+def test_a_folder_of_homes_that_is_no_folder_is_told(site: BulkSite) -> None:
+    site.call("ensure")
+    homes_, kept = site.folder / "students", site.folder / "kept"
+    homes_.rename(kept)
+    try:
+        for make in (homes_.touch, lambda: homes_.symlink_to("nowhere")):
+            make()
+            for words in (("status",), ("ensure",), ("remove", "--yes")):
+                status, _, complaint = site.say(*words)
+                assert status == 78 and f"WODSTUDDIR: {homes_} is no folder" in complaint, (words, complaint)
+            homes_.unlink()
+    finally:
+        kept.rename(homes_)
+
+
 def test_clean_makes_everything_anew(site: BulkSite) -> None:
     site.call("ensure")
     process = site.start(FIRST, "sleep", "60")
@@ -529,6 +547,62 @@ def test_words_for_people(site: BulkSite) -> None:
         f"wod-students: This backend has students {FIRST} to {FIRST + 29} (WODUSERMIN, WODUSERMAX), not 1.\n"
     )
     assert site.say("remove", "--students", str(FIRST))[0] == 130  # nobody there to say yes
+
+
+ADVANCE = """
+import json
+from wodmail.config import load
+from wodmail.students.upkeep import Upkeep
+
+settings, told = load(None, files=False), []
+students = range(settings.WODUSERMIN, settings.WODUSERMAX + 1)
+upkeep = Upkeep(settings, advance=lambda *words: told.append(words))
+upkeep.remove(students)
+upkeep.ensure(students)
+print(json.dumps(told))
+"""
+
+
+def test_how_far_it_is_is_told(site: BulkSite) -> None:
+    """Each of the parts from its beginning to its end, never back."""
+    site.call("ensure")
+    told = site.program(ADVANCE)
+    assert {(what, of) for what, _, of in told} == {
+        ("looked at", 30),
+        ("removed", 30),
+        ("accounts and homes made", 30),
+    }
+    for what in ("removed", "accounts and homes made"):
+        done = [count for name, count, _ in told if name == what]
+        assert done == sorted(done) and done[-1] == 30
+
+
+def test_how_far_it_is_is_shown_on_a_terminal(site: BulkSite) -> None:
+    """And nowhere else: what is piped or read by a program stays clean."""
+    site.call("remove", "--yes")
+    assert site.say("ensure")[2] == ""
+    site.call("remove", "--yes")
+    terminal, theirs = pty.openpty()
+    argv = [*site.etc.enter, sys.executable, "-m", "wodmail.cli.students", "ensure", "--json"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as process:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: _read(terminal), b"")).decode()
+        assert process.stdout is not None
+        told = json.loads(process.stdout.read())
+    os.close(terminal)
+    assert (process.returncode, told["counts"]) == (0, {"made": 30})
+    assert "looked at" in shown and "accounts and homes made" in shown and "30/30" in shown
+
+
+def _read(terminal: int) -> bytes:
+    """What a terminal shows next, b"" when nobody writes to it any more."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def test_two_at_once(site: BulkSite) -> None:

@@ -64,7 +64,7 @@ class Housing:
         """Work with the folder; with `write` alone, and after clearing away what an interrupted run left.
 
         Raises:
-            ConfigError: others than root could put something in a home's place.
+            ConfigError: it is no folder, or others than root could put something in a home's place.
             Temporary: another run is at work.
             Failed: the folder can't be made or opened.
         """
@@ -158,6 +158,9 @@ class Housing:
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _enter(self, stack: contextlib.ExitStack, *, write: bool) -> None:
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            words = f"{self.folder} is no folder; take it away, or write the path of the folder of homes"
+            raise ConfigError([Problem("WODSTUDDIR", words)])
         if write and not self.folder.exists():
             _check(next(above for above in self.folder.parents if above.exists()))
             self.folder.mkdir(mode=0o755, parents=True)
