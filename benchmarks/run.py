@@ -128,7 +128,8 @@ def _measured(names: tuple[str, ...], quick: bool, folder: Path, say: Console, s
 @click.option("--quick", is_flag=True, help="Fewer runs, to try whether it all works; figures mean little.")
 @click.option("--keep", is_flag=True, help="Leave the folder with configurations, logs and homes, and name it.")
 def main(names: tuple[str, ...], as_json: bool, as_markdown: bool, quick: bool, keep: bool) -> None:
-    """Measure speed and memory: idle, pipe, one, burst, deliver, guard, accept, or those NAMES that are given.
+    """Measure speed and memory: idle, pipe, one, burst, students, deliver, guard, accept, or those NAMES
+    that are given.
 
     Exit status 0 when everything could be measured, also when goals are missed; 1 otherwise, 64 for an unknown name.
     """

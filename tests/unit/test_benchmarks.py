@@ -34,6 +34,11 @@ def test_verdicts(value: float | None, goal: float | None, want: str, verdict: s
     assert figure.as_json()["verdict"] == verdict
 
 
+def test_the_help_names_every_measurement() -> None:
+    told = " ".join(CliRunner().invoke(run.main, ["--help"]).output.split())
+    assert f"memory: {', '.join(run.parts(True))}, or those NAMES" in told
+
+
 def test_what_is_missed_is_named_so() -> None:
     shown = run.markdown([figures.Figure("slow", 2.0, "s", 1.0), figures.Figure("fast", 0.5, "s", 1.0)], {"cores": 2})
     assert "| slow | 2.00 s | at most 1 | **missed** |" in shown
