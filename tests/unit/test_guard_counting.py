@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.guards import BUILDERS, builder, policy, seen
+from tests.guards import BUILDERS, builder, configured, policy, seen
 from wodmail.config import Settings
 from wodmail.guard.judge import Judge
-from wodmail.guard.tracks import Look
+from wodmail.guard.sittings import Sittings
+from wodmail.guard.tracks import Look, Track
 from wodmail.guard.watch import Seen
+from wodmail.guard.work import Guard
 
 POLICY = policy(Settings(), BUILDERS)
 HOUR = 3600.0
@@ -124,6 +127,30 @@ def test_by_chance_hardly_anybody_is_found() -> None:
         return four
 
     assert sum(bool(found(commands(seed), 2)) for seed in range(24)) <= 1
+
+
+def test_who_sits_there_next_is_not_counted_for_who_sat_there_before() -> None:
+    judge, found = Judge(POLICY), []
+    judge.sits({1: "1, a CREATE"})
+    for turn in range(40):
+        if turn == 20:
+            judge.sits({1: "1, a CREATE", 2: "2, a CREATE"})  # of someone else
+        if turn == 21:
+            judge.sits({1: "3, a CREATE", 2: "2, a CREATE"})
+        one = worker(turn, 0.9, 1.0, running=True)
+        found += [turn for _ in judge.judge(Look(turn * 15.0, [one]))]
+    assert found == []
+
+
+def test_the_guard_counts_anew_when_the_jobs_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(configured(tmp_path), dry_run=True)
+    left = []
+    for who in ("1, a CREATE", "1, a CREATE", "2, a CREATE"):
+        guard.judge.living.tracks[1] = Track(over_seconds=250)
+        monkeypatch.setattr(guard._sittings, "ask", lambda who=who: Sittings({1: who}, {}, frozenset()))
+        guard._look_at_sessions(0, always=True)
+        left.append(1 in guard.judge.living.tracks)
+    assert left == [True, True, False]
 
 
 def test_a_guard_that_is_started_late_guesses_nothing() -> None:

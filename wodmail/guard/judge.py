@@ -55,6 +55,7 @@ class Judge:
         self.policy, self.programs = policy, Programs(policy)
         self.lineage = Lineage(self.programs.hub)
         self.sessions_known = True  # until then a kernel may be as old as it is
+        self._who: Mapping[int, str] = {}
         self.in_session: frozenset[int] = frozenset()  # students whose session goes on: their kernels may be old
         self.limits: dict[int, float] = {}  # how old a student's kernels may be, where that is known
         self.tracks: dict[Key, Track] = {}
@@ -106,6 +107,12 @@ class Judge:
         self.everything.tracks.pop(student, None)
         self.living.forget(student)
         self.all_living.forget(student)
+
+    def sits(self, who: Mapping[int, str]) -> None:
+        """Count anew in whose seat somebody else sits by now; see `Sittings`."""
+        for student in {student for student, words in who.items() if self._who.get(student, words) != words}:
+            self.stopped(student)
+        self._who = who
 
     def allowed(self, seen: Seen) -> Allowed | None:
         """The entry of the allow-list for a process: by its program, and by where it comes from."""

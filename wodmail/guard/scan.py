@@ -230,6 +230,7 @@ def _bare(folder: str, pid: int, student: int, boot: float) -> Seen | None:
         age_seconds=max(0.0, boot - start / _TICKS),
         stopped=state in b"TtZX",
         running=state == b"R",
+        threads=int(fields[17]),
     )
 
 

@@ -132,6 +132,7 @@ class Guard:
         self.judge.sessions_known = True
         if found is not None:
             self.judge.in_session, self.judge.limits = found.going_on, found.limits
+            self.judge.sits(found.who)
             for student in self.cases.changed(found.who):
                 self.judge.stopped(student)
 
