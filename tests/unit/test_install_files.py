@@ -55,7 +55,7 @@ def test_no_package_is_listed_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_what_others_only_recommend_is_listed(name: str) -> None:
-    """Recommended packages are not installed by themselves; without these two no container finds another by its name."""
+    """What is recommended is not installed by itself; without these two no container finds another by its name."""
     assert "rsync" in variables(name)["wod_packages_backend"], "Ansible101's notebooks play ansible.posix.synchronize"
     there = {"aardvark-dns", "netavark"} & set(variables(name)["wod_packages_podman"])
     assert len(there) == (0 if name == "Ubuntu-22" else 2), "Ubuntu 22 has neither"
