@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -57,3 +58,22 @@ def test_workers_that_nobody_waits_for_are_found(chain: int) -> None:
 
     assert wait_until(look, seconds=30, every=0.1, what="a finding") == {"cpu-together"}
     assert chain in {seen.pid for seen in watcher.scan()}
+
+
+THREADS = "import threading\ndef burn():\n    while True: pass\nthreading.Thread(target=burn).start()"
+
+
+def test_what_a_process_does_at_this_moment_is_seen() -> None:
+    """Whether its first thread runs, and how many there are: the guess about a process that is new rests on that."""
+    watcher = Watcher(Students(BASE, FIRST, FIRST))
+    for program, wanted in ((THREADS, (False, 2)), ("while True: pass", (True, 1)), ("input()", (False, 1))):
+        process = run_as(BASE + FIRST, "/usr/bin/python3", "-c", program, stdin=subprocess.PIPE)
+        try:
+            wait_until(lambda pid=process.pid, wanted=wanted: state(watcher, pid) == wanted, what=program)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def state(watcher: Watcher, pid: int) -> tuple[bool, int] | None:
+    return next(((seen.running, seen.threads) for seen in watcher.scan() if seen.pid == pid), None)
