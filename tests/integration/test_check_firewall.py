@@ -12,7 +12,7 @@ import yaml
 
 from tests.parts import require
 from tests.support import free_port
-from wodmail import maintenance, paths
+from wodmail import checking, maintenance, paths
 from wodmail.maintenance import Played
 from wodmail.schema import Settings
 
@@ -152,6 +152,21 @@ def test_a_narrower_rule_and_one_that_comes_too_late_do_not_count(tmp_path: Path
     ]
     missing, _ = reckoned(tmp_path, found, WODBETOKEN="0123456789abcdef", WODBEAPIURL="http://127.0.0.1:8000")
     assert missing == [["tcp", "22", "any"]], "what is shut is not made again: ufw would say that it is there"
+
+
+def test_a_rule_that_comes_too_late_is_told_and_not_made_again(tmp_path: Path) -> None:
+    """The whole item but for ufw itself, which isn't asked: nothing is missing."""
+    text = (ANSIBLE / "tasks/firewall.yml").read_text(encoding="utf-8").replace("/etc/ufw", str(tmp_path))
+    late = "### tuple ### deny tcp 8000 0.0.0.0/0 any 0.0.0.0/0 in\n"
+    (tmp_path / "user.rules").write_text(late + RULES)
+    (tmp_path / "user6.rules").write_text(RULES6)
+    block = yaml.safe_load(text)[0]
+    given = {"wod_firewall": "ufw", "wod_ssh_ports": [22], "wod_failed": [], "wod_running": []}
+    keys = {"WODBETOKEN": "0123456789abcdef", "WODBEAPIURL": "http://127.0.0.1:8000"}
+    done = played(tmp_path, [block], given, **keys)
+    (item,) = checking.items(done.tasks, check=False)
+    assert (done.status, item.verdict) == (0, checking.Verdict.DIFFERS), done.text_tail
+    assert [line for line in item.what if "tcp 8000 any: a rule before it forbids" in line]
 
 
 FIREWALLD = """#!/bin/sh
