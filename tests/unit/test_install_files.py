@@ -61,6 +61,15 @@ def test_what_others_only_recommend_is_listed(name: str) -> None:
     assert len(there) == (0 if name == "Ubuntu-22" else 2), "Ubuntu 22 has neither"
 
 
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_an_appliance_without_systemd_is_left_its_services(engine: str) -> None:
+    """docs/appliances.md: `--skip-tags services`."""
+    file = ANSIBLE / f"setup_{engine}_based_appliance.yml"
+    (last,) = yaml.safe_load(file.read_text(encoding="utf-8"))[-1]["tasks"]
+    assert last["ansible.builtin.import_tasks"] == "tasks/container_workshop.yml"
+    assert last["tags"] == ["services"]
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_a_tag_and_is_documented(source: str) -> None:
     """`--without` skips the tasks with the tag of the same name."""
