@@ -419,6 +419,7 @@ def test_a_mount_below_a_home_is_left(site: BulkSite) -> None:
 
 
 def test_a_folder_of_homes_that_others_can_change_is_refused(site: BulkSite) -> None:
+    site.call("ensure")
     homes_ = site.folder / "students"
     homes_.chmod(0o777)
     try:
