@@ -1,15 +1,15 @@
 """With an API-DB: seats whose participants' time is over and that nobody cleans (docs/sessions.md).
 
-The frontend ends sessions there. When its CLEANUP doesn't come within an hour, WODMONITOR is told, and with
-WODSELFCLEAN the backend sends the CLEANUP itself: each once for a participant's end. What is to be told is noted before
-anything is cleaned, as nobody could find it afterwards.
+The frontend ends sessions there. When its CLEANUP doesn't come within an hour, or did nothing, WODMONITOR is told, and
+with WODSELFCLEAN the backend sends the CLEANUP itself: each once for a participant's end. What is to be told is noted
+before anything is cleaned, as nobody could find it afterwards.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +22,9 @@ from wodmail.config import Settings
 from wodmail.lanes import UNFINISHED
 from wodmail.mail import notice
 from wodmail.mail.spool import Spool
-from wodmail.model import Action
+from wodmail.model import Action, State
 from wodmail.registry.base import Registry, Seat
-from wodmail.store import Store, facts, iso, jobs
+from wodmail.store import Store, facts, iso, jobs, requests
 
 log = structlog.get_logger("wodmail.overdue")
 
@@ -33,6 +33,7 @@ GRACE = 3600.0
 EVERY = 300.0
 """Seconds between two looks."""
 TEMPLATE = "overdue"
+CLEANING = (Action.CLEANUP.value, Action.PURGE.value)
 
 
 class Overdue:
@@ -62,6 +63,8 @@ class Overdue:
         """
         moment = time.time() if now is None else now
         found = [seat for seat in self._registry.overdue(moment - GRACE) if not self._at_work(seat)]
+        coming = sessionends.coming_to(self._settings, self._spool) if found else set()
+        found = [seat for seat in found if seat.student not in coming]
         marks = self._marks()
         new = [seat for seat in found if self._name(seat) not in marks]
         self._note(new)
@@ -74,9 +77,10 @@ class Overdue:
 
     def _note(self, seats: Sequence[Seat]) -> None:
         """Write down that these are to be told."""
+        came = {seat: self._came(seat) for seat in seats}
         with self._store.transaction() as connection:
             for seat in seats:
-                value = {"seat": asdict(seat), "told": "", "cleaned": ""}
+                value = {"seat": asdict(seat), "came": came[seat], "told": "", "cleaned": ""}
                 connection.execute(facts.insert(), {"name": self._name(seat), "value": json.dumps(value)})
         for seat in seats:
             log.warning("session-overdue", student=seat.student, participant=seat.participant, workshop=seat.workshop)
@@ -91,11 +95,26 @@ class Overdue:
         """Whether a CLEANUP or PURGE of that student waits or runs."""
         query = sa.select(jobs.c.id).where(
             jobs.c.backend == self._store.backend,
-            jobs.c.action.in_([Action.CLEANUP.value, Action.PURGE.value]),
+            jobs.c.action.in_(CLEANING),
             jobs.c.state.in_(UNFINISHED),
             jobs.c.students == f"[{seat.student}]",
         )
         return self._store.row(query.limit(1)) is not None
+
+    def _came(self, seat: Seat) -> dict[str, Any]:
+        """The request that should have cleaned the seat since its CREATE, with what became of it; empty for none."""
+        answered = requests.c.state.not_in([State.REFUSED.value, State.DUPLICATE.value])
+        query = sa.select(requests.c.id, requests.c.action, requests.c.state).where(
+            requests.c.backend == self._store.backend,
+            requests.c.students == f"[{seat.student}]",
+            sa.func.coalesce(requests.c.number, 0).in_([0, seat.participant]),
+            sa.or_(
+                requests.c.action.in_(CLEANING) & (requests.c.state != State.DUPLICATE.value),
+                (requests.c.action == Action.CREATE.value) & answered,
+            ),
+        )
+        found = self._store.row(query.order_by(requests.c.id.desc()).limit(1))
+        return found if found is not None and found["action"] in CLEANING else {}
 
     def _name(self, seat: Seat) -> str:
         """An end that is moved and passes again is another one."""
@@ -125,15 +144,19 @@ class Overdue:
             return
         trouble = ""
         if self._settings.WODMONITOR:
-            seats = [{**mark["seat"], "cleaned": bool(mark["cleaned"])} for mark in untold.values()]
-            count = len(seats)
-            subject = f"{count} seat{'s' if count > 1 else ''} overdue: no CLEANUP came"
+            seats = [_shown(mark) for mark in untold.values()]
+            count, none = len(seats), not any(seat["came"] for seat in seats)
+            subject = f"{count} seat{'s' if count > 1 else ''} overdue{': no CLEANUP came' if none else ''}"
             at = datetime.fromtimestamp(moment, UTC)
             trouble = notice.tell(self._settings, TEMPLATE, subject, {"seats": seats}, at)
         if trouble:
             log.warning("overdue-untold", cause=trouble)
         else:
             self._mark(list(untold), "told")
+
+
+def _shown(mark: Mapping[str, Any]) -> dict[str, Any]:
+    return {**mark["seat"], "came": mark.get("came", {}), "cleaned": bool(mark["cleaned"])}
 
 
 def _end(seat: Seat) -> int:

@@ -54,7 +54,6 @@ class Ends:
 
     def __init__(self, settings: Settings, store: Store, registry: Registry, spool: Spool) -> None:
         self._settings, self._store, self._registry, self._spool = settings, store, registry, spool
-        self._limits = Limits.of(settings)
 
     def look(self, now: float) -> bool:
         """Claim what is over, send the CLEANUPs, see what became of earlier ones.
@@ -73,7 +72,7 @@ class Ends:
         due = self._rows(SessionState.ON, *over)
         if not due and not self._rows(SessionState.ENDING):
             return told
-        coming = self._coming()
+        coming = coming_to(self._settings, self._spool)
         self._claim([row for row in due if row["student"] not in coming], over)
         # Also what an earlier life has claimed, whose mail may be stored already: then it is among those that come.
         ending = [row for row in self._rows(SessionState.ENDING, ~_at_work()) if row["student"] not in coming]
@@ -92,19 +91,6 @@ class Ends:
             for row in due:
                 still = (sessions.c.job == row["job"], sessions.c.state == SessionState.ON.value, *over)
                 connection.execute(sessions.update().where(*still).values(state=SessionState.ENDING.value))
-
-    def _coming(self) -> set[int]:
-        """The students whom mails name that are not taken in yet and will change their seats."""
-        found = set[int]()
-        for key in self._spool.new():
-            try:
-                command = commands.parse(messages.read(self._spool.read(key).raw).subject, limits=self._limits)
-                if not isinstance(command, Broken) and command.action.value in CHANGING:
-                    meaning = commands.interpret(command, commands.reading(self._settings), self._limits)
-                    found.update(meaning.students)
-            except (Failed, Refused):  # no mail to read, or none that will do anything: intake says so
-                continue
-        return found
 
     def _guarded(self, row: Row) -> bool:
         """One session's trouble is not the others'."""
@@ -204,6 +190,27 @@ def seated(registry: Registry, row: Row) -> bool:
     """
     seat = registry.seat(row["student"])
     return seat.active and seat.participant in (0, row["participant"])
+
+
+def coming_to(settings: Settings, spool: Spool) -> set[int]:
+    """The students whom mails name that are not taken in yet and will change their seats.
+
+    Args:
+        settings: say how subjects are read.
+        spool: the backend's.
+
+    Raises:
+        Temporary: the spool is not to be had.
+    """
+    found, limits = set[int](), Limits.of(settings)
+    for key in spool.new():
+        try:
+            command = commands.parse(messages.read(spool.read(key).raw).subject, limits=limits)
+            if not isinstance(command, Broken) and command.action.value in CHANGING:
+                found.update(commands.interpret(command, commands.reading(settings), limits).students)
+        except (Failed, Refused):  # no mail to read, or none that will do anything: intake says so
+            continue
+    return found
 
 
 def clean(

@@ -360,14 +360,14 @@ def test_a_session_that_is_longer_than_the_retention_ends(desk: Desk) -> None:
 def test_more_time_in_the_moment_of_the_look(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gets more time has it; who comes too late is told so, not promised anything."""
     desk.begin(1)
-    real = Ends._coming
+    real = sessionends.coming_to
 
-    def coming(ends: Ends) -> set[int]:
+    def coming(*parts: Any) -> set[int]:
         sessions.extend(desk.store, 1, 2, lambda: desk.clock)
-        return real(ends)
+        return real(*parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ends, "_coming", coming)
+        patch.setattr(sessionends, "coming_to", coming)
         desk.look(4.1)
     assert (desk.left(1), desk.cleanups(1)) == (2.0, [])
     send, told = sessionends.clean, []

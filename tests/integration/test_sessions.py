@@ -21,7 +21,9 @@ from wodmail.cli.root import root
 from wodmail.errors import Refused
 from wodmail.mail import notice
 from wodmail.mail.spool import Spool
+from wodmail.model import State
 from wodmail.overdue import Overdue
+from wodmail.requests import NewRequest, accept
 from wodmail.sessionclock import reading
 from wodmail.sessionends import Ends
 from wodmail.sessions import Sessions
@@ -97,6 +99,24 @@ def test_a_session_is_reminded_of_and_ends(world: World) -> None:
     assert not world.backend.seat(1).active and world.left(1) is None
     world.pass_time(5)
     assert (world.reminders(1), world.cleanups(1)) == (1, ["done"])
+
+
+def test_a_reminder_goes_to_the_participant_else_to_who_sent_the_create(world: World) -> None:
+    address = "somebody@participants.example.org"
+    assert world.backend.one(f"CREATE 8 0 {address}", "WKSHP-Test")["state"] == "done"
+    sent = world.begin(9)
+    world.keeper().look()
+    world.pass_time(1.1)
+
+    def told() -> dict[int, str]:
+        reminders = [mail for mail in world.backend.outbox() if "the session ends" in str(mail["Subject"])]
+        found = [(each, mail) for mail in reminders for each in (8, 9) if f"CREATE {each} 0" in str(mail["Subject"])]
+        return {student: str(mail["To"]) for student, mail in found}
+
+    wait_until(lambda: len(told()) == 2, what="both reminders")
+    assert told() == {8: address, 9: sent["sender"]}
+    for student in (8, 9):
+        assert world.backend.one(f"CLEANUP {student} 0")["state"] == "done"
 
 
 def test_a_seat_with_reset_is_reset_after_its_cleanup(world: World) -> None:
@@ -315,12 +335,15 @@ def test_without_selfclean_it_only_watches_and_cleans_once_that_is_on(watched: W
 
 def test_an_end_that_is_moved_and_passes_again_is_told_and_cleaned_again(watched: Watched) -> None:
     assert watched.look(WODSELFCLEAN=True) == [1, 2]
+    raws = [watched.spool.read(key).raw for key in watched.spool.new()]
+    for key in watched.spool.new():
+        watched.spool.settle(key)  # taken in; what lies in the spool is on its way to the seat
     watched.ends(1, 0.5)
     assert watched.look(WODSELFCLEAN=True) == []
     watched.ends(1, 1.5)
     assert watched.look(WODSELFCLEAN=True) == [1]
-    assert (len(watched.sent()), len(watched.told())) == (3, 2)
-    raws = [watched.spool.read(key).raw for key in watched.spool.new()]
+    raws += [watched.spool.read(key).raw for key in watched.spool.new()]
+    assert (len(raws), len(watched.told())) == (3, 2)
     assert len({line for raw in raws for line in raw.splitlines() if line.startswith(b"Message-ID")}) == 3
 
 
@@ -346,6 +369,46 @@ def test_what_was_cleaned_is_told_after_a_crash_and_a_mail_server_that_was_away(
         assert watched.look() == []
         (text,) = watched.told()
         assert text.count("(cleaned by the backend)") == 2 and "would do it itself" not in text
+
+
+def test_a_cleanup_that_waits_in_the_spool_has_come(watched: Watched) -> None:
+    settings, people = watched.backend.settings, watched.people
+    key = sessionends.clean(settings, watched.spool, 1, people[1], "WKSHP-Plain", "the-frontends")
+    assert (watched.look(WODSELFCLEAN=True), len(watched.sent())) == ([2], 2)
+    assert [f"participant {people[each]}" in watched.told()[0] for each in (1, 2)] == [False, True]
+    watched.spool.settle(key)  # taken in, and no request of a CLEANUP has come of it
+    assert watched.look() == [1]
+    assert "no CLEANUP has come" in watched.told()[1]
+
+
+def test_a_cleanup_that_came_and_did_nothing_is_named(watched: Watched) -> None:
+    """The newest since the CREATE, of this participant or of whoever sits there."""
+
+    def came(action: str, student: int, number: int, state: State) -> int:
+        with watched.backend.store.transaction() as connection:
+            new = NewRequest(
+                spool_key=f"{action}-{student}-{number}-{state}",
+                state=state,
+                received_at=watched.now,
+                action=action,
+                students=(student,),
+                number=number,
+            )
+            return accept(connection, watched.backend.store.backend, new)
+
+    one, two = watched.people.values()
+    came("CLEANUP", 1, one - 1, State.REFUSED)  # somebody else's
+    came("CREATE", 1, one, State.DONE)
+    refused = came("CLEANUP", 1, one, State.REFUSED)
+    came("CLEANUP", 1, one, State.DUPLICATE)
+    came("CLEANUP", 2, two, State.FAILED)
+    came("CREATE", 2, two, State.DONE)
+    assert watched.look() == [1, 2]
+    (mail,) = watched.backend.outbox()
+    (text,) = watched.told()
+    assert "no CLEANUP came" not in str(mail["Subject"])
+    assert f"CLEANUP came as request {refused} and was refused: `wodmail show {refused}`" in text
+    assert text.count("came as request") == text.count("no CLEANUP has come") == 1
 
 
 def test_the_server_itself_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
