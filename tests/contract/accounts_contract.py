@@ -205,8 +205,9 @@ class AccountsContract:
         broken, made = accounts.export(student, "CHLG-Try101", "docx")
         assert (broken.notebook, broken.path, broken.data) == ("broken.ipynb", "", None)
         assert "no valid notebook" in broken.error
-        assert (made.notebook, made.path, made.error) == ("part/a.ipynb", "part/a.docx", "")
-        file = folder / "part" / "a.docx"
+        assert (made.notebook, made.path, made.error) == ("part/a.ipynb", "part/a.wodmail.docx", "")
+        assert (folder / "part" / "a.docx").is_symlink() and "a.docx was not made by an export" in made.note
+        file = folder / "part" / "a.wodmail.docx"
         status = file.lstat()
         assert (stat.filemode(status.st_mode), status.st_uid) == ("-rw-r--r--", accounts.home(student).stat().st_uid)
         assert (file.read_bytes(), status.st_size) == (made.data, made.size)

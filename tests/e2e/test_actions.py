@@ -204,8 +204,19 @@ def test_pdf_comes_with_the_mail(site: Deployment) -> None:
     wait_until(lambda: list(kept.iterdir()) == [], what="the end of what was kept for the mail")
     planned = site.one("PLAN WORD 43 0")
     text = site.replies(planned["id"])[0].get_payload(decode=True).decode()
-    assert f"wod-generate-pdf --json --word in {folder}" in text
+    assert f"wod-generate-pdf --json-lines --word in {folder}" in text
     assert not (folder / "1-Täst.docx").exists()
+
+
+def test_letters_that_are_boxes_are_told(site: Deployment) -> None:
+    folder = site.home(46) / "WKSHP-Test"
+    folder.mkdir(parents=True)
+    (folder / "1-Odd.ipynb").write_text(notebook("# \U000f1234"))
+    row = site.one("PDF 46 0")
+    assert row["state"] == "done"
+    assert "; 1-Odd.ipynb: No font has these letters, they are boxes: " in step_of(row, "export")["note"]
+    text = next(part for part in site.replies(row["id"])[0].walk() if part.get_content_type() == "text/plain")
+    assert "boxes: U+F1234." in text.get_payload(decode=True).decode()
 
 
 def test_word_with_one_notebook_that_fails(site: Deployment) -> None:

@@ -91,11 +91,12 @@ class TestExporter:
         (folder / "good.txt").write_text("no document")
         own(folder.parent)
         names = ["link.pdf", "way/secret.pdf", "pipe.pdf", "../../../secret.pdf", str(secret), "good.txt", "none.pdf"]
-        exporter(backend, says(*({"notebook": "a", "document": name} for name in [*names, "good.pdf"])))
+        said = {"notebook": "a", "note": "n" * 1000}
+        exporter(backend, says(*({**said, "document": name} for name in [*names, "good.pdf"])))
         *bad, good = backend.accounts.export(FIRST, "WKSHP-Try101", "pdf")
         assert {(each.path, each.data, each.error) for each in bad} == {("", None, "Its document could not be read.")}
         assert len(bad) == len(names)
-        assert (good.path, good.data) == ("good.pdf", b"good")
+        assert (good.path, good.data, good.note) == ("good.pdf", b"good", "n" * exports.MAX_WORDS)
 
     def test_a_home_that_is_a_link(self, backend: Site) -> None:
         """The exporter isn't even started."""

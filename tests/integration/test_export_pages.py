@@ -1,4 +1,4 @@
-"""Pages of PDFs, looked at as pictures: nothing runs out of them."""
+"""Pages of PDFs, looked at as pictures: nothing runs out of them, and letters are letters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from tests.integration.test_export import V4, book, pdf_text
+from tests.integration.test_export import V4, book, pdf_text, said
 from tests.parts import require
-from wodmail.exporting.convert import Form, document_of
+from wodmail.exporting import folder as exporting
+from wodmail.exporting import letters
+from wodmail.exporting.convert import Form, document_of, made_of
 
 LONG = "abcdefghij" * 30
 DOTS = 72
@@ -86,3 +88,65 @@ def test_thousands_of_words_are_one_paragraph(tmp_path: Path) -> None:
     cells = [V4.new_markdown_cell(many), V4.new_markdown_cell(f"| a | b |\n|---|---|\n| x | {'words ' * 3000} |")]
     text = pdf_text(document_of(book(*cells, V4.new_code_cell("1", outputs=[output])), Form.PDF, tmp_path))
     assert text.count("extraordinarily") == text.count("words") == 3000
+
+
+NOWHERE = "\U000f1234\U000f1235"
+"""For private use: letters that no font has."""
+
+
+def fonts_in(pdf: bytes) -> str:
+    """What pdffonts says of a document."""
+    return subprocess.run([require("pdffonts"), "-"], input=pdf, capture_output=True, check=True).stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "font"),
+    [
+        ("日本 中文 한국", "NotoSansCJK"),
+        ("😀 🚀 ✅", "NotoEmoji"),
+        ("हिन्दी", "NotoSansDevanagari"),
+        ("ไทย", "NotoSansThai"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "# **{}**", "`{}`", "```\n{}\n```", "| {} |\n|---|\n| x |"])
+def test_letters_of_all_scripts_are_shown(tmp_path: Path, text: str, font: str, place: str) -> None:
+    """On any machine, by fonts that were installed with us; typst says that none is missing."""
+    made = made_of(said(place.format(text)), Form.PDF, tmp_path)
+    assert made.note == "" and font in fonts_in(made.data)
+
+
+def test_each_letter_looks_like_itself(tmp_path: Path) -> None:
+    """Boxes would all look the same."""
+    pictures = set()
+    for letter in "日本中文한국😀🚀✓⚠☐→":
+        argv = [require("pdftoppm"), "-r", "100", "-gray", "-y", "80", "-H", "60", "-"]
+        page = document_of(said(letter), Form.PDF, tmp_path)
+        pictures.add(subprocess.run(argv, input=page, capture_output=True, check=True).stdout)
+    assert len(pictures) == len("日本中文한국😀🚀✓⚠☐→")
+
+
+def test_letters_that_no_font_has_are_told(tmp_path: Path) -> None:
+    """With the document, which is made all the same; also where our fonts are not installed."""
+    (tmp_path / "a.ipynb").write_bytes(
+        said(f"text {NOWHERE} `{NOWHERE}`", '```\nerror: x: the text `"y"` could not be displayed\n```')
+    )
+    (row,) = exporting.export(tmp_path, Form.PDF)
+    assert row.document == "a.pdf" and not row.error
+    assert "boxes: U+F1234, U+F1235." in row.note and row.note.count("U+") == 2
+    (row,) = exporting.export(tmp_path, Form.WORD)
+    assert (row.document, row.note) == ("a.docx", "")
+
+
+def test_without_our_fonts_documents_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those of the machine, whatever these are."""
+    monkeypatch.setattr(letters, "FONTS", ("no_such_module",))
+    made = made_of(said("日本 text"), Form.PDF, tmp_path)
+    assert "text" in pdf_text(made.data)
+    assert ("NotoSansCJK" in fonts_in(made.data) or "CJK" in fonts_in(made.data)) != ("U+65E5" in made.note)
+
+
+def test_many_missing_letters_are_few_words() -> None:
+    """Ten are named."""
+    told = letters.told(["".join(map(chr, range(0xF0000, 0xF0100)))])
+    assert told.count("U+") == 10 and told.endswith("and 246 more.")
+    assert letters.told([]) == ""

@@ -12,10 +12,11 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import nbformat
@@ -25,7 +26,7 @@ from nbformat import converter, reader
 from PIL import Image
 
 from wodmail.errors import Failed
-from wodmail.exporting import cells, document, longwords, markup, pictures, word
+from wodmail.exporting import cells, document, letters, longwords, markup, pictures, word
 from wodmail.exporting.apart import NO_MEMORY, Limits, apart, end_with_parent, words_of_end
 from wodmail.exporting.below import Folder
 from wodmail.exporting.marks import MARK
@@ -47,9 +48,29 @@ class Form(StrEnum):
     WORD = "docx"
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A document.
+
+    Args:
+        data: its bytes.
+        note: what is to be said of it, "" when there is nothing.
+    """
+
+    data: bytes
+    note: str = ""
+
+
 def document_of(
     data: bytes, form: Form, folder: Folder, where: str = "", title: str = "", limits: Limits | None = None
 ) -> bytes:
+    """A notebook as a document; see `made_of`."""
+    return made_of(data, form, folder, where, title, limits).data
+
+
+def made_of(
+    data: bytes, form: Form, folder: Folder, where: str = "", title: str = "", limits: Limits | None = None
+) -> Made:
     """A notebook as a document, made by a process of its own.
 
     Args:
@@ -66,7 +87,13 @@ def document_of(
     prepare()
     # Made here: a child that is killed cleans nothing up.
     with tempfile.TemporaryDirectory(prefix="wod-export-") as work:
-        return apart(lambda: _made(data, form, folder, where, title, Path(work)), limits or Limits())
+        said = apart(lambda: _said(_made(data, form, folder, where, title, Path(work))), limits or Limits())
+    note, _, made = said.partition(b"\0")
+    return Made(made, note.decode())
+
+
+def _said(made: Made) -> bytes:
+    return made.note.encode() + b"\0" + made.data
 
 
 @cache
@@ -78,7 +105,7 @@ def prepare() -> None:
     markup.page(cells.ready({"cells": [{"cell_type": "markdown", "source": "x"}]}).notebook)
 
 
-def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work: Path) -> bytes:
+def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work: Path) -> Made:
     ready = cells.ready(_read(data))
     page = markup.page(ready.notebook).encode()
     tree = document.mark_printed(json.loads(_pandoc(["-f", "html", "-t", "json"], page)))
@@ -90,7 +117,7 @@ def _made(data: bytes, form: Form, folder: Folder, where: str, title: str, work:
         whole = document.with_pictures(tree, find, lambda picture: picture.url)
         mark = {"t": "MetaInlines", "c": [{"t": "Str", "c": MARK}]}
         whole["meta"] = {"keywords": {"t": "MetaList", "c": [mark]}}
-        return word.without_copies(_pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole)))
+        return Made(word.without_copies(_pandoc(["-f", "json", "-t", "docx", "-o", "-"], _dumped(whole))))
     return _pdf(tree, find, title, ready.language, work)
 
 
@@ -142,7 +169,7 @@ def typst_text(tree: Mapping[str, Any], find: document.Find, place: document.Pla
     return head + _pandoc(["-f", "json", "-t", "typst"], _dumped(whole)).decode()
 
 
-def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str, work: Path) -> bytes:
+def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str, work: Path) -> Made:
     text, packages = work / "text", work / "packages"
     text.mkdir()
     packages.mkdir(mode=0o500)
@@ -159,9 +186,32 @@ def _pdf(tree: Mapping[str, Any], find: document.Find, title: str, language: str
     (text / "main.typ").write_text(written, encoding="utf-8")
     os.environ.update(_NO_WAY_OUT)
     try:
-        return bytes(typst.compile(text / "main.typ", root=text, package_path=packages, package_cache_path=packages))
+        return _set(text / "main.typ", packages)
     except (typst.TypstError, RuntimeError) as error:
         raise Failed("It could not be set as pages.", f"typst: {str(error)[:500]}") from error
+
+
+def _set(main: Path, packages: Path) -> Made:
+    """The pages; made so that they are to show all letters, and else with a note of those that they can't show."""
+    try:
+        return Made(_compiled(main, packages, "a-2b"))
+    except typst.TypstError as error:
+        missing = letters.missing(str(error.diagnostic))
+    return Made(_compiled(main, packages, None), letters.told(missing))
+
+
+def _compiled(main: Path, packages: Path, standard: Literal["a-2b"] | None) -> bytes:
+    """The pages as PDF; as PDF/A-2 (ISO 19005-2, 6.2.11.8) they hold no box in place of a letter that no font has."""
+    return bytes(
+        typst.compile(
+            main,
+            root=main.parent,
+            font_paths=[*letters.folders()],
+            pdf_standards=standard,
+            package_path=packages,
+            package_cache_path=packages,
+        )
+    )
 
 
 def _quoted(text: str) -> str:

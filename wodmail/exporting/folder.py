@@ -12,7 +12,7 @@ from wodmail.errors import Failed
 from wodmail.exporting import below, marks
 from wodmail.exporting.apart import Limits
 from wodmail.exporting.below import Folder
-from wodmail.exporting.convert import LARGEST_NOTEBOOK, Form, document_of
+from wodmail.exporting.convert import LARGEST_NOTEBOOK, Form, made_of
 
 MOST = 200
 DEEPEST = 8
@@ -126,9 +126,9 @@ def _exported(folder: Folder, form: Form, path: str, limits: Limits) -> Exported
     where, _, name = path.rpartition("/")
     stem = name.removesuffix(".ipynb")
     target, note = _target(folder, path.removesuffix(".ipynb"), form)
-    data = document_of(_read(folder, path), form, folder, where, stem, limits)
-    below.write(folder, target, data)
-    return Exported(path, target, len(data), note=note)
+    made = made_of(_read(folder, path), form, folder, where, stem, limits)
+    below.write(folder, target, made.data)
+    return Exported(path, target, len(made.data), note=" ".join(filter(None, (note, made.note))))
 
 
 def _target(folder: Folder, stem: str, form: Form) -> tuple[str, str]:

@@ -21,13 +21,18 @@ def export(ctx: StepContext) -> StepResult:
     found = services.accounts.export(student, ctx.spec.ws, exporting.FORMS[ctx.spec.action])
     services.documents.put(ctx.spec.job, student, found)
     failed = [each for each in found if each.error]
-    note = told(found)
+    note = "; ".join([told(found), *_remarks(found)])
     if not failed:
         return StepResult(State.DONE, note=note)
     more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
     error = "; ".join(f"{visible(each.notebook)}: {visible(each.error, 300)}" for each in failed[:_NAMED]) + more
     cause = "; ".join(f"{visible(each.notebook)}: {visible(each.cause, 300)}" for each in failed[:_NAMED] if each.cause)
     return StepResult(State.FAILED, note=note, error=error, cause=cause)
+
+
+def _remarks(found: Sequence[Document]) -> list[str]:
+    """What else is to be said of the first few documents of which something is."""
+    return [f"{visible(each.notebook)}: {visible(each.note, 300)}" for each in found if each.note][:_NAMED]
 
 
 def told(found: Sequence[Document]) -> str:

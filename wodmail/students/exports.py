@@ -53,6 +53,7 @@ class Document:
         data: the document; None when there is none, or when all together would be more than 64 MiB.
         error: why there is none, in the sender's words.
         cause: the same for the operator.
+        note: what else is to be said of the document, "" when there is nothing.
     """
 
     notebook: str
@@ -61,6 +62,7 @@ class Document:
     data: bytes | None = None
     error: str = ""
     cause: str = ""
+    note: str = ""
 
 
 def argv(exporter: str, form: str) -> list[str]:
@@ -122,17 +124,17 @@ def _rows(report: bytes, ended: str) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _document(folder: int, row: dict[str, Any], form: str, left: int) -> Document:
-    notebook, path, error, cause = (str(row.get(key, ""))[:MAX_WORDS] for key in _WORDS)
+    notebook, path, error, cause, note = (str(row.get(key, ""))[:MAX_WORDS] for key in _WORDS)
     if not path:
         return Document(notebook, error=error or "It was not exported.", cause=cause)
     try:
         size, data = _read(folder, path, form, left)
     except (OSError, ValueError) as trouble:
         return Document(notebook, error="Its document could not be read.", cause=f"{path!r}: {trouble}")
-    return Document(notebook, path, size, data)
+    return Document(notebook, path, size, data, note=note)
 
 
-_WORDS = ("notebook", "document", "error", "cause")
+_WORDS = ("notebook", "document", "error", "cause", "note")
 
 
 def _read(folder: int, path: str, form: str, left: int) -> tuple[int, bytes | None]:
@@ -152,11 +154,14 @@ def _read(folder: int, path: str, form: str, left: int) -> tuple[int, bytes | No
         return status.st_size, data if data is None or len(data) <= left else None
 
 
+_FIELDS = ("notebook", "path", "size", "error", "cause", "note")
+
+
 def packed(found: Iterable[Document]) -> tuple[list[dict[str, Any]], bytes]:
     """Documents as an answer of the root helper: rows for its line, and an archive of what they hold."""
     rows, entries = [], []
     for number, each in enumerate(found):
-        rows.append({key: getattr(each, key) for key in ("notebook", "path", "size", "error", "cause")})
+        rows.append({key: getattr(each, key) for key in _FIELDS})
         if each.data is not None:
             entries.append(Entry(str(number), "file", data=each.data))
     return rows, pack(entries)
@@ -169,11 +174,14 @@ def unpacked(rows: object, payload: bytes) -> list[Document]:
         ValueError, TypeError, KeyError, IndexError: that is none.
     """
     listed = rows if isinstance(rows, list) else []
-    found = [
-        Document(str(row["notebook"]), str(row["path"]), int(row["size"]), None, str(row["error"]), str(row["cause"]))
-        for row in listed
-    ]
+    found = [_row(row) for row in listed]
     for entry in unpack(payload):
         number = int(entry.path)
         found[number] = replace(found[number], data=entry.data)
     return found
+
+
+def _row(row: dict[str, Any]) -> Document:
+    note = str(row.get("note", ""))  # a helper that was installed earlier says none
+    size, error, cause = int(row["size"]), str(row["error"]), str(row["cause"])
+    return Document(str(row["notebook"]), str(row["path"]), size, None, error, cause, note)
