@@ -140,6 +140,44 @@ def test_old_processes_of_students(backend: Machine) -> None:
     assert backend.shell("systemctl is-active wodmail jupyterhub") == "active\nactive\n"
 
 
+def test_deliver_runs_to_the_end_of_its_playbook(backend: Machine) -> None:
+    """As the timer starts it: templates, then the check of the machine, which mends what is broken."""
+    backend.shell("rm /etc/security/limits.d/99-wodmail.conf; echo broken >>/opt/wod/wod-backend/scripts/functions.sh")
+    found = command(backend, "wod-schedule", "run", "deliver")
+    assert found["state"] == "ok", found
+    assert "check_backend.yml" in found["output"]
+    assert "nproc 800000" in backend.read("/etc/security/limits.d/99-wodmail.conf")
+    assert "broken" not in backend.read("/opt/wod/wod-backend/scripts/functions.sh")
+
+
+def test_updates_as_a_schedule(backend: Machine) -> None:
+    """Its way to the network is systemd's own."""
+    names = ("http_proxy", "https_proxy", "no_proxy")
+    backend.run(["systemctl", "set-environment", *(f"{name}={backend.environment[name]}" for name in names)])
+    found = command(backend, "wod-schedule", "run", "package-update")
+    assert found["state"] == "ok", found
+    assert last(backend, "package-update")["by"] == "systemd"
+    backend.run(["systemctl", "unset-environment", *names])
+
+
+def test_cron_starts_them(backend: Machine) -> None:
+    """The real one takes our file; then the timers come back."""
+    command(backend, "wod-schedule", "install", "--manager", "cron")
+    file = "/etc/cron.d/wodmail-schedules"
+    assert "MAILTO=operators@example.org\n" in backend.read(file)
+    backend.shell(f"sed -i -E '/ run (retention|template-check) /s/^([^ ]+ ){{5}}/* * * * * /' {file}")
+    names = ("retention", "template-check")  # one of WODUSER's, one of root's
+
+    def both() -> bool:
+        return all(
+            (last(backend, name).get("by"), last(backend, name).get("state")) == ("cron", "ok") for name in names
+        )
+
+    wait_until(both, seconds=180, what="cron's run of both", every=1)
+    assert "wod-retention.timer" in command(backend, "wod-schedule", "install", "--manager", "systemd")["changed"]
+    assert backend.run(["test", "-e", file], check=False).status == 1
+
+
 def test_drained_through_a_reboot_and_what_comes_first(backend: Machine) -> None:
     """Mails are accepted and kept; the spool's server is up before Postfix; the timers are there again."""
     assert command(backend, "wodmail", "drain", "--wait", "--reason", "a test")["running"] == []
