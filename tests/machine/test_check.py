@@ -105,7 +105,8 @@ def check(machine: Machine, *words: str, status: int | None = None) -> dict[str,
     found = json.loads(done.out)
     assert found["version"] == 1
     assert found["status"] == done.status
-    assert status is None or done.status == status, done
+    failed = [item for item in found["items"] if item["status"] == "failed"]
+    assert status is None or done.status == status, f"status {done.status}, failed: {failed}, {found.get('text')}"
     return {item["id"]: item for item in found["items"]}
 
 
