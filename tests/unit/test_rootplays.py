@@ -110,6 +110,7 @@ def test_newer_playbooks_are_not_played(
     assert "scripts/wod-install.sh" in done.problem and done.failed
     assert done.playbook is not None and done.playbook.status == "failed"
     assert "scripts/wod-install.sh" in done.playbook.remark
+    assert deliverrun.run(settings, CONFIG, check=True, playbook=False).problem == "", "wod-install --check looks, too"
     assert plays == []
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert deliverrun.run(settings, CONFIG, mail=False).problem == ""
