@@ -62,7 +62,7 @@ def worker(number: int, cpu: float, age: float, **more: object) -> Seen:
 def test_short_workers_that_nobody_waits_for_are_found(cpu: float, age: float, threads: int) -> None:
     # SIGCHLD ignored, or a parent that is gone: no process ever gets their time.
     def chain(now: float) -> list[Seen]:
-        one = worker(int(now), cpu, age, running=threads == 1, threads=threads)
+        one = worker(int(now), cpu, age, running=True, threads=threads)
         return [shell(now), one]
 
     assert found(chain, 1)["cpu-together"] <= 400
@@ -127,6 +127,22 @@ def test_by_chance_hardly_anybody_is_found() -> None:
         return four
 
     assert sum(bool(found(commands(seed), 2)) for seed in range(24)) <= 1
+
+
+@pytest.mark.parametrize("life", [8.0, 10.0, 14.0])
+def test_programs_that_work_first_and_then_wait_are_not_found(life: float) -> None:
+    # As a Java machine does, or ansible-playbook: 2 CPU seconds in the first one, then a dozen threads wait.
+    def polls(seed: int) -> Callable[[float], list[Seen]]:
+        begin = random.Random(seed).random() * life  # noqa: S311 - the same each time
+
+        def client(now: float) -> list[Seen]:
+            number, age = divmod(now + begin, life + 0.2)
+            one = worker(int(number), min(2.0, 2 * age), age, running=age < 1, threads=14)
+            return [shell(now, 2.0 * number), *([one] if age < life else [])]
+
+        return client
+
+    assert [found(polls(seed), 2) for seed in range(12)] == [{}] * 12
 
 
 def test_who_sits_there_next_is_not_counted_for_who_sat_there_before() -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from wodmail.guard.watch import ExeFile, Seen, Students, alive, read
+from wodmail.guard.watch import ExeFile, Seen, Students, alive, read, state_of, works
 
 Key = tuple[int, int]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -23,6 +23,7 @@ _KEPT = 1024 * 1024  # bytes of command lines that are kept of a student; of wha
 _CUT = 6, 128  # words, and characters of each, of such a beginning
 _LOOK = 6  # a look waits at most so many times the deadline for one process
 _ASKED = 200  # processes of suspects that are asked at the same time
+_THREADS = 2000  # of a student's new processes that are asked in a look
 
 
 class _Held(NamedTuple):
@@ -136,6 +137,7 @@ class _Scan(threading.Thread):
         super().__init__(daemon=True, name="guard-scan")
         self._students, self._only, self._suspects, self._known = students, only, suspects, known
         self._kept: dict[int, int] = {}  # bytes of command lines, by student
+        self._threads: dict[int, int] = {}  # that were asked, by student
         self.found: list[Seen] = []
         self.bare: list[Seen] = []
         self.fault: OSError | None = None
@@ -168,6 +170,7 @@ class _Scan(threading.Thread):
             seen = _bare(folder, int(name), student, boot)
             if seen is None:
                 return
+            seen = self._any_thread(seen)
             if self._suspects is None or student in self._suspects:
                 self.bare.append(seen)
                 return
@@ -177,6 +180,15 @@ class _Scan(threading.Thread):
             return
         finally:
             self.reading = None
+
+    def _any_thread(self, seen: Seen) -> Seen:
+        """A process that is new with what all of its threads do; of others that doesn't matter."""
+        if self._only is not None or seen.running or seen.threads <= 1 or seen.key in self._known:
+            return seen
+        before = self._threads.get(seen.student, 0)
+        running, asked = works(seen.pid, _THREADS - before)
+        self._threads[seen.student] = before + asked
+        return seen._replace(running=running)
 
     def _keep(self, seen: Seen) -> Seen:
         """The process with what is kept of its command line: once for all looks, and no more than there is room for."""
@@ -215,7 +227,7 @@ def _bare(folder: str, pid: int, student: int, boot: float) -> Seen | None:
     start, state = int(fields[19]), fields[0]
     if state in (b"Z", b"X"):
         folder = alive(pid)
-        state = read(f"{folder}/stat", 4096).rpartition(b")")[2].split()[0]
+        state = state_of(read(f"{folder}/stat", 4096))
     return Seen(
         pid=pid,
         start=start,

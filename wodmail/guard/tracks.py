@@ -160,12 +160,12 @@ class Living:
 def _guess(seen: Seen) -> float:
     """How many cores a process uses that is seen for the first time.
 
-    Most begin with work and then wait. So one whose only thread waits at this moment uses none: its share of its life
-    would be too much.
+    Most begin with work and then wait, and their share of a short life would be too much. So only one counts of which a
+    thread runs at this moment; a look asks all threads of what is new.
     """
-    if seen.threads <= 1 and not seen.running:
+    if not seen.running:
         return 0.0
-    return seen.cpu_seconds / seen.age_seconds if seen.age_seconds >= _YOUNG else float(seen.running)
+    return seen.cpu_seconds / seen.age_seconds if seen.age_seconds >= _YOUNG else 1.0
 
 
 class Everything:

@@ -90,7 +90,8 @@ class Seen(NamedTuple):
         children_seconds: the same of its children that have ended.
         age_seconds: since its start.
         stopped: it is stopped, or dead but for its entry.
-        running: its first thread runs, or would if there were a processor for it.
+        running: its first thread runs, or would if there were a processor for it; one of its threads when it is seen
+            for the first time.
         threads: how many it has.
     """
 
@@ -141,6 +142,29 @@ def threads(pid: int) -> Iterator[str]:
     """Folders of a process's threads in /proc; those of one that has ended are gone, or empty."""
     with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as entries:
         yield from (entry.path for entry in entries)
+
+
+def works(pid: int, most: int) -> tuple[bool, int]:
+    """Whether any thread of a process runs, or would if there were a processor for it; and how many were asked.
+
+    Args:
+        pid: which process.
+        most: how many threads are asked at most; one that has more is taken to run, for nobody knows.
+    """
+    asked = 0
+    for folder in threads(pid):
+        if asked >= most:
+            return True, asked
+        asked += 1
+        with contextlib.suppress(OSError, IndexError):
+            if state_of(read(f"{folder}/stat", 4096)) == b"R":
+                return True, asked
+    return False, asked
+
+
+def state_of(text: bytes) -> bytes:
+    """The state in the text of a process' or thread's `stat`; its name may be any bytes."""
+    return text.rpartition(b")")[2].split(None, 1)[0]
 
 
 def alive(pid: int) -> str:
