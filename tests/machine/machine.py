@@ -39,6 +39,10 @@ ConnectPort 80
 """
 
 
+# A machine of ours lies on overlayfs, where Podman's usual store can't be; what is asked of it is not about images.
+PODMAN = ("podman", "--root", "/run/podman-store", "--storage-driver", "vfs")
+
+
 @dataclass(frozen=True)
 class Done:
     """What a program on a machine did."""

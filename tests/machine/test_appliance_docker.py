@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.machine.installed import repository
-from tests.machine.machine import Machine
+from tests.machine.machine import PODMAN, Machine
 
 pytestmark = pytest.mark.machine
 
@@ -138,4 +138,4 @@ def test_the_playbooks_of_workshops_twice(appliance: Machine) -> None:
         assert not again or [each[3] for each in played] == [[]] * 9, done
     units = appliance.run(["systemctl", "is-enabled", "docker", "podman-restart"]).out
     assert units == "enabled\nenabled\n"
-    assert appliance.run(["podman", "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"
+    assert appliance.run([*PODMAN, "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"

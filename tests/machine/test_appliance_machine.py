@@ -13,7 +13,7 @@ import yaml
 from tests.e2e.appliancesetting import results, told
 from tests.e2e.linuxsite import LinuxDeployment, linux_deployment
 from tests.linux_students import BASE, FIRST, SERVICE
-from tests.machine.machine import Machine
+from tests.machine.machine import PODMAN, Machine
 
 pytestmark = [pytest.mark.machine, pytest.mark.root, pytest.mark.xdist_group("linux-users")]
 NAME, WEB = "WKSHP-Fresh", "WKSHP-Ansible101"
@@ -67,10 +67,10 @@ def test_from_a_fresh_debian_to_an_appliance(both: tuple[LinuxDeployment, Machin
 def test_containers_of_a_seat_find_each_other_by_name(both: tuple[LinuxDeployment, Machine]) -> None:
     """A container `beside` another is reached by its name: netavark with aardvark-dns, which podman only recommends."""
     _, machine = both
-    assert machine.run(["podman", "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"
-    machine.run(["podman", "network", "create", "--opt", "isolate=true", "seat-1"])
-    assert json.loads(machine.run(["podman", "network", "inspect", "seat-1"]).out)[0]["dns_enabled"] is True
-    machine.run(["podman", "network", "rm", "seat-1"])
+    assert machine.run([*PODMAN, "info", "--format", "{{.Host.NetworkBackend}}"]).out == "netavark\n"
+    machine.run([*PODMAN, "network", "create", "--opt", "isolate=true", "seat-1"])
+    assert json.loads(machine.run([*PODMAN, "network", "inspect", "seat-1"]).out)[0]["dns_enabled"] is True
+    machine.run([*PODMAN, "network", "rm", "seat-1"])
 
 
 def test_students_are_let_in_and_limited(both: tuple[LinuxDeployment, Machine]) -> None:
