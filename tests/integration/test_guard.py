@@ -29,7 +29,7 @@ from wodmail import processes
 from wodmail.catalog import Catalog
 from wodmail.cli import guard as commands
 from wodmail.errors import Temporary
-from wodmail.guard import evidence, load, policy, purge, scan, stop
+from wodmail.guard import evidence, lines, load, policy, purge, scan, stop
 from wodmail.guard.judge import Finding
 from wodmail.guard.lineage import Origin
 from wodmail.guard.policy import Rung
@@ -539,8 +539,15 @@ def test_command_lines_take_no_more_memory_than_there_is_for_them(
         assert Guard(configured(site)).judge.programs.denied(each) == ("command-line", "stratum+tcp://")
     again = watcher.scan()
     assert [one.argv is two.argv for one, two in zip(first, again, strict=True)] == [True] * 4
-    monkeypatch.setattr(scan, "_KEPT", 2 * sum(map(sys.getsizeof, first[0].argv)))
-    assert sorted(len(each.argv) for each in watcher.scan()) == [6, 6, 256, 256]
+    monkeypatch.setattr(lines, "_KEPT", 2 * sum(map(sys.getsizeof, first[0].argv)))
+    watcher.search = Guard(configured(site)).judge.programs.search
+    cut = watcher.scan()
+    assert sorted(len(each.argv) for each in cut) == [6, 6, 256, 256]
+    denied = [Guard(configured(site)).judge.programs.denied(each) for each in cut]
+    assert denied == [("command-line", "stratum+tcp://")] * 4
+    monkeypatch.setattr(lines, "_KEPT", 0)
+    (found,) = [each for each in Guard(configured(site)).cycle().findings if each.rule == "command-line"]
+    assert len(found.processes) == 4
 
 
 HIDES = "import ctypes, signal; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); signal.pause()"  # PR_SET_DUMPABLE

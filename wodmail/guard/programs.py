@@ -20,7 +20,6 @@ from wodmail.guard.watch import ExeFile, Seen
 
 _DELETED = " (deleted)"
 _KEPT_SECONDS = 300.0
-_NAME, _FILE_END = Seen._fields.index("name"), Seen._fields.index("file") + 1  # what a process is and says
 _SEARCHED = 8192  # characters of a command line that patterns are searched in
 
 
@@ -101,6 +100,11 @@ class Programs:
         """Why it is denied: the rule (`name` or `command-line`) and what matched; two empty texts when it is not."""
         return self._verdict(seen)[1]
 
+    def search(self, line: str) -> str | None:
+        """What of a command line a denied pattern matches; None when none does."""
+        matches = (pattern.search(line[:_SEARCHED]) for pattern in self._lines)
+        return next((match[0] for match in matches if match), None)
+
     def forget(self, alive: set[tuple[int, int]]) -> None:
         """Forget processes that are gone, and files looked at too long ago."""
         self._verdicts = {key: value for key, value in self._verdicts.items() if key in alive}
@@ -125,7 +129,7 @@ class Programs:
     def _verdict(self, seen: Seen) -> tuple[Allowed | None, tuple[str, str]]:
         """Both answers, found out again only when the process has become another program or changed its words."""
         known = self._verdicts.get(seen.key)
-        if known is None or known[0][_NAME:_FILE_END] != seen[_NAME:_FILE_END]:
+        if known is None or _says(known[0]) != _says(seen):
             known = (seen, self._find_allowed(seen), self._find_denied(seen))
             self._verdicts[seen.key] = known
         return known[1], known[2]
@@ -152,11 +156,13 @@ class Programs:
                 return "name", name
         if file in self._readers and self.installed(seen.exe, seen.file):
             return "", ""
-        line = seen.command_line[:_SEARCHED]
-        for pattern in self._lines:
-            if match := pattern.search(line):
-                return "command-line", match[0]
-        return "", ""
+        matched = self.search(seen.command_line) if seen.searched is None else seen.searched.matched
+        return ("", "") if matched is None else ("command-line", matched)
+
+
+def _says(seen: Seen) -> tuple[object, ...]:
+    """What a process is and says."""
+    return seen.name, seen.argv, seen.exe, seen.file, seen.searched
 
 
 def _is_installed(path: str, file: ExeFile | None) -> bool:

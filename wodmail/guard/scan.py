@@ -8,19 +8,17 @@ guard's memory as the student likes.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from wodmail.guard.lines import Lines
 from wodmail.guard.watch import ExeFile, Seen, Students, alive, read, state_of, works
 
 Key = tuple[int, int]
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MOST, _WORDS = 8192, 256  # bytes and words of a command line
-_KEPT = 1024 * 1024  # bytes of command lines that are kept of a student; of what is beyond that only a beginning
-_CUT = 6, 128  # words, and characters of each, of such a beginning
 _LOOK = 6  # a look waits at most so many times the deadline for one process
 _ASKED = 200  # processes of suspects that are asked at the same time
 _THREADS = 2000  # of a student's new processes that are asked in a look
@@ -48,6 +46,7 @@ class Watcher:
 
     def __init__(self, students: Students, seconds: float = 10.0, beat: Callable[[], None] = lambda: None) -> None:
         self.students, self._seconds, self.beat = students, seconds, beat
+        self.search: Callable[[str], str | None] = lambda _line: None  # what finds denied patterns in command lines
         self.hidden: dict[Key, int] = {}
         self._known: dict[Key, Seen] = {}
         self._asked: list[_Ask] = []
@@ -64,7 +63,7 @@ class Watcher:
         end = time.monotonic() + _LOOK * self._seconds
         suspects: set[int] | None = set(self.hidden.values())
         while True:
-            work = _Scan(self.students, only, suspects, self._known)
+            work = _Scan(self.students, only, suspects, self._known, Lines(self._known, self.search))
             work.start()
             held = self._await(work)
             if held is None:
@@ -74,7 +73,8 @@ class Watcher:
             suspects = None if time.monotonic() >= end or suspects is None else {*suspects, held.student}
         if work.fault is not None:
             raise work.fault
-        found = work.found + (self._ask(work.bare) if only is None else self._remembered(work.bare))
+        asked = self._ask(work.bare) if only is None else self._remembered(work.bare)
+        found = work.found + [work.lines.keep(seen) for seen in asked]
         if only is None:
             self._known = {seen.key: seen for seen in found}
             self.hidden = {key: student for key, student in self.hidden.items() if key in self._known}
@@ -96,8 +96,10 @@ class Watcher:
         found = []
         for seen in bare:
             known = self._known.get(seen.key)
-            same = known is not None and (known.exe, known.name) == (seen.exe, seen.name)
-            found.append(seen._replace(argv=known.argv, file=known.file) if known is not None and same else seen)
+            if known is not None and (known.exe, known.name) == (seen.exe, seen.name):
+                found.append(seen._replace(argv=known.argv, file=known.file, searched=known.searched))
+            else:
+                found.append(seen)
         return found
 
     def _ask(self, bare: list[Seen]) -> list[Seen]:
@@ -129,14 +131,20 @@ class _Scan(threading.Thread):
         only: one student's.
         suspects: students of whose processes neither command line nor program is read; None for all students.
         known: the look before.
+        lines: the room for command lines.
     """
 
     def __init__(
-        self, students: Students, only: int | None, suspects: Collection[int] | None, known: Mapping[Key, Seen]
+        self,
+        students: Students,
+        only: int | None,
+        suspects: Collection[int] | None,
+        known: Mapping[Key, Seen],
+        lines: Lines,
     ) -> None:
         super().__init__(daemon=True, name="guard-scan")
         self._students, self._only, self._suspects, self._known = students, only, suspects, known
-        self._kept: dict[int, int] = {}  # bytes of command lines, by student
+        self.lines = lines
         self._threads: dict[int, int] = {}  # that were asked, by student
         self.found: list[Seen] = []
         self.bare: list[Seen] = []
@@ -175,7 +183,7 @@ class _Scan(threading.Thread):
                 self.bare.append(seen)
                 return
             self.reading = (_Held(seen.key, student), time.monotonic())
-            self.found.append(self._keep(_filled(seen)))
+            self.found.append(self.lines.keep(_filled(seen)))
         except (OSError, ValueError, IndexError):  # it has ended meanwhile
             return
         finally:
@@ -189,16 +197,6 @@ class _Scan(threading.Thread):
         running, asked = works(seen.pid, _THREADS - before)
         self._threads[seen.student] = before + asked
         return seen._replace(running=running)
-
-    def _keep(self, seen: Seen) -> Seen:
-        """The process with what is kept of its command line: once for all looks, and no more than there is room for."""
-        size = sum(map(sys.getsizeof, seen.argv))
-        if self._kept.get(seen.student, 0) + size > _KEPT:
-            words, characters = _CUT
-            return seen._replace(argv=tuple(word[:characters] for word in seen.argv[:words]))
-        self._kept[seen.student] = self._kept.get(seen.student, 0) + size
-        known = self._known.get(seen.key)
-        return seen._replace(argv=known.argv) if known is not None and known.argv == seen.argv else seen
 
 
 class _Ask(threading.Thread):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,6 +74,20 @@ class ExeFile(NamedTuple):
     mode: int
 
 
+class Searched(NamedTuple):
+    """What was found in a whole command line, of which only the beginning is kept.
+
+    Args:
+        digest: tells it from another one.
+        search: what has searched.
+        matched: what matched; None when nothing did.
+    """
+
+    digest: int
+    search: Callable[[str], str | None]
+    matched: str | None
+
+
 class Seen(NamedTuple):
     """A student's process at one moment; its pid and start time together are nobody else's.
 
@@ -93,6 +107,7 @@ class Seen(NamedTuple):
         running: its first thread runs, or would if there were a processor for it; one of its threads when it is seen
             for the first time.
         threads: how many it has.
+        searched: what was found in its command line, where that is cut for want of room.
     """
 
     pid: int
@@ -109,6 +124,7 @@ class Seen(NamedTuple):
     stopped: bool
     running: bool = False
     threads: int = 1
+    searched: Searched | None = None
 
     @property
     def key(self) -> tuple[int, int]:

@@ -142,6 +142,7 @@ class Guard:
 
     def _look(self, now: float) -> Look:
         found = connections(self.watcher.students, self.policy.connections.ports)
+        self.watcher.search = self.judge.programs.search
         return Look(now, self.watcher.scan(), found, self._gpus.look(now))
 
     def _hidden(self, look: Look) -> list[Finding]:
