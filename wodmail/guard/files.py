@@ -6,15 +6,21 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
 
 from wodmail.errors import Failed, Refused
 
+log = structlog.get_logger("wodmail.guard")
+
 VERSION = 1
 MODE = 0o700
+Entry = TypeVar("Entry")
+_SHOWN = 300
 
 
 def folder(state: Path) -> Path:
@@ -59,6 +65,22 @@ def read(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return data if isinstance(data, dict) and data.get("version") == VERSION else None
+
+
+def intact(entries: object, take: Callable[[Any], Entry]) -> list[Entry]:
+    """Those of some entries that can be taken: another version may have written others, and each loses only itself.
+
+    Args:
+        entries: a list, or an object, of which the pairs are taken.
+        take: makes one of it; fails with a LookupError, TypeError, ValueError or OverflowError when it can't.
+    """
+    found: list[Entry] = []
+    for entry in entries.items() if isinstance(entries, dict) else entries if isinstance(entries, list) else ():
+        try:
+            found.append(take(entry))
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            log.warning("guard-state-unreadable", entry=repr(entry)[:_SHOWN], cause=repr(error)[:_SHOWN])
+    return found
 
 
 @contextmanager

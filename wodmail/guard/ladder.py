@@ -11,10 +11,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from wodmail.guard.files import intact
 from wodmail.guard.judge import Finding
 from wodmail.guard.policy import Ladder, Rung
 
 _VAIN = 3  # looks in which a stop finds all processes gone
+_TOLD = ("case", "words", "trouble")  # what a mail about a PURGE says
 _LASTING = ("port", "port-loopback")  # what these find is still there, whether its process is found or not
 
 
@@ -74,6 +78,10 @@ class Seat:
     def moments(self) -> list[float]:
         """When something happened that may still count."""
         return [*self.stops, *self.again, *([] if self.purged is None else [self.purged])]
+
+
+# What an entry has besides is left out, what is missing stands as in a new one.
+_CASE, _SEAT = TypeAdapter(Case), TypeAdapter(Seat)
 
 
 @dataclass(frozen=True)
@@ -248,15 +256,15 @@ class Cases:
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Take what `dump` gave.
+        """Take what `dump` gave, of this version or of another: what is known of it, as far as it makes sense."""
+        cases = intact(data.get("cases"), _CASE.validate_python)
+        self.cases = {(case.student, case.rule): case for case in cases}
+        self.seats = dict(intact(data.get("seats"), lambda pair: (int(pair[0]), _SEAT.validate_python(pair[1]))))
+        self.letters = dict(intact(data.get("letters"), _letter))
 
-        Raises:
-            ValueError, TypeError, KeyError: it is something else.
-        """
-        cases = [Case(**each) for each in data["cases"]]
-        seats = {int(student): Seat(**seat) for student, seat in data["seats"].items()}
-        self.letters = {kind: dict(told) for kind, told in data.get("letters", {}).items()}
-        self.cases, self.seats = {(case.student, case.rule): case for case in cases}, seats
+
+def _letter(pair: tuple[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    return pair[0], {"student": int(pair[1]["student"]), **{key: str(pair[1][key]) for key in _TOLD}}
 
 
 def _stamp(at: float) -> str:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import structlog
+from typing import Any, TypeVar
 
 from wodmail import processes
 from wodmail.config import Settings
 from wodmail.guard import files
+from wodmail.guard.files import intact
 from wodmail.guard.judge import Finding, Judge
 from wodmail.guard.ladder import Cases
 from wodmail.guard.lineage import Origin
 from wodmail.guard.load import Facts
 from wodmail.guard.scan import Watcher
 
-log = structlog.get_logger("wodmail.guard")
-
+Value = TypeVar("Value")
 _SHOWN = 20
 _LINE = 500
 STATUS, STATE = "status.json", "state.json"
@@ -69,16 +68,15 @@ def restore(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
     data = files.read(folder / STATE)
     if data is None or data.get("boot") != processes.boot_id():
         return
-    try:
-        over = {(int(pid), int(start)): float(seconds) for pid, start, seconds in data["over_seconds"]}
-        hidden = {(int(pid), int(start)): int(student) for pid, start, student in data.get("hidden", [])}
-        origins = {(int(pid), int(start)): Origin(word) for pid, start, word in data.get("origins", [])}
-        cases.restore(data)
-        judge.lineage.origins = origins
-        watcher.hidden = hidden
-        judge.restore(over)
-    except (KeyError, TypeError, ValueError) as error:
-        log.warning("guard-state-unreadable", cause=repr(error))
+    cases.restore(data)
+    judge.restore(dict(intact(data.get("over_seconds"), lambda entry: _of_process(entry, float))))
+    judge.lineage.origins = dict(intact(data.get("origins"), lambda entry: _of_process(entry, Origin)))
+    watcher.hidden = dict(intact(data.get("hidden"), lambda entry: _of_process(entry, int)))
+
+
+def _of_process(entry: Sequence[Any], value: Callable[[Any], Value]) -> tuple[tuple[int, int], Value]:
+    """What was kept of a process: its pid, its start and something."""
+    return (int(entry[0]), int(entry[1])), value(entry[2])
 
 
 def status(settings: Settings) -> tuple[dict[str, Any] | None, Path]:
