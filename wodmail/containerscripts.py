@@ -44,6 +44,33 @@ class Found:
     problems: tuple[Problem, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GivesWay:
+    """A definition that came with wodmail and is not used.
+
+    Args:
+        file: the definition.
+        own: the site's script that it gives way to.
+        made: scripts that were made of it and still lie in WODSCRIPTDIR; no job runs them.
+    """
+
+    file: Path
+    own: Path
+    made: tuple[Path, ...]
+
+    @property
+    def words(self) -> str:
+        """What is so."""
+        stale = f"; made of it once, and not run by jobs: {', '.join(map(str, self.made))}" if self.made else ""
+        return f"the shipped definition {self.file} gives way to {self.own}{stale}"
+
+    def advice(self, settings: Settings) -> str:
+        """What to do for both."""
+        target = folders(settings)[0] / self.file.name if settings.WODPRIVDIR else f"<WODPRIVDIR>/{FOLDER}"
+        remove = "remove the scripts made of it, or " if self.made else ""
+        return f"{remove}copy it to {target} to keep both"
+
+
 def folders(settings: Settings) -> list[Path]:
     """Where definitions are, private first."""
     found = [settings.WODPRIVDIR, settings.WODBEDIR]
@@ -52,22 +79,45 @@ def folders(settings: Settings) -> list[Path]:
 
 def file_of(settings: Settings, ws: str) -> Path | None:
     """The file that defines a workshop's seats; None for a workshop without, and where the site's own scripts count."""
+    file = _written(settings, ws)
+    return None if file is not None and _yields_to(settings, file) is not None else file
+
+
+def gives_way(settings: Settings, ws: str) -> GivesWay | None:
+    """Why a workshop's definition that came with wodmail is not used; None when there is none, or it is."""
+    file = _written(settings, ws)
+    own = _yields_to(settings, file) if file is not None else None
+    if file is None or own is None:
+        return None
+    made = (settings.WODSCRIPTDIR / f"{kind}-{ws}.sh" for kind in KINDS)
+    return GivesWay(file, own, tuple(script for script in made if script.is_file() and was_made(script)))
+
+
+def _written(settings: Settings, ws: str) -> Path | None:
     candidates = (folder / f"{ws}.yml" for folder in folders(settings))
-    file = next((file for file in candidates if file.is_file()), None)
-    return None if file is not None and _yields(settings, file) else file
+    return next((file for file in candidates if file.is_file()), None)
 
 
-def _yields(settings: Settings, file: Path) -> bool:
-    """Whether a definition that came with wodmail gives way: the site has scripts of that workshop, of any kind.
+def _yields_to(settings: Settings, file: Path) -> Path | None:
+    """The site's script that a definition which came with wodmail gives way to, as a whole; None when it counts.
 
-    A seat is the work of all its scripts: ours after the site's would look for a container that nobody made.
+    A seat is the work of all its scripts: ours after the site's would look for a container that nobody made. A private
+    script alone is a hook of the site's, which runs after ours; who has a private create and another one has a seat.
     """
     if file.parent != settings.WODBEDIR / FOLDER or not (paths.share("conf") / "containers" / file.name).is_file():
-        return False
-    scripts = (settings.WODSCRIPTDIR, settings.WODSCRIPTPRIVDIR)
-    names = [f"{kind}-{file.stem}.sh{end}" for kind in KINDS for end in (".j2", "")]
-    own = (folder / name for folder in scripts if folder is not None for name in names)
-    return any(script.is_file() and not was_made(script) for script in own)
+        return None
+    public, private = (_by_hand(folder, file.stem) for folder in (settings.WODSCRIPTDIR, settings.WODSCRIPTPRIVDIR))
+    if public:
+        return next(iter(public.values()))
+    return private["create"] if "create" in private and len(private) > 1 else None
+
+
+def _by_hand(folder: Path | None, ws: str) -> dict[str, Path]:
+    """The scripts of a seat in a folder that were not made of a definition, by kind; setup makes no seat."""
+    if folder is None:
+        return {}
+    files = {folder / f"{kind}-{ws}.sh{end}": kind for kind in KINDS if kind != "setup" for end in ("", ".j2")}
+    return {kind: file for file, kind in files.items() if file.is_file() and not was_made(file)}
 
 
 def find(settings: Settings) -> Found:
@@ -75,7 +125,7 @@ def find(settings: Settings) -> Found:
     files: dict[str, Path] = {}
     for folder in reversed(folders(settings)):
         files |= {file.stem: file for file in sorted(folder.glob("*.yml")) if not file.name.startswith(".")}
-    files = {name: file for name, file in files.items() if not _yields(settings, file)}
+    files = {name: file for name, file in files.items() if _yields_to(settings, file) is None}
     definitions, problems = {}, []
     for name, file in sorted(files.items()):
         definition, wrong = read(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +32,19 @@ def deliver(settings: Settings, site: Site, *, check: bool = False, diff: bool =
         for file, words in broken
         if file.stem in there
     ]
+    done += _unused(settings, sorted(there))
     for ws in sorted(there & set(found.definitions)):
         for kind in containerscripts.kinds_of(found.definitions[ws]):
             done.append(_one(settings, found, ws, kind, site, masker, check=check, diff=diff))
     return done
+
+
+def _unused(settings: Settings, names: list[str]) -> Iterator[Delivery]:
+    """Definitions that came with wodmail and give way to the site's own scripts, a row each."""
+    for ws in names:
+        if (way := containerscripts.gives_way(settings, ws)) is not None:
+            words = f"{'warning: ' if way.made else ''}{way.words}; {way.advice(settings)}"
+            yield Delivery(way.file, settings.WODSCRIPTDIR / f"create-{ws}.sh", Outcome.LEFT, words)
 
 
 def _one(

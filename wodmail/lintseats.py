@@ -60,6 +60,9 @@ def look(
         clashes: see `clashing`.
     """
     file = containerscripts.file_of(settings, workshop.name)
+    if (way := containerscripts.gives_way(settings, workshop.name)) is not None:
+        severity = Severity.WARNING if way.made else Severity.NOTE
+        yield Finding(workshop.name, way.own, 0, severity, way.words, way.advice(settings))
     if file is None or workshop.folder is None:
         return
     definition, problems = containers.read(file)

@@ -154,6 +154,8 @@ class Scripts:
         ran: list[ScriptRun] = []
         failures: list[Failed] = []
         values = self._environment(spec, environment)
+        if (way := containerscripts.gives_way(self._settings, spec.ws)) is not None:
+            on_line(way.words)
         for script in self.find(kind, spec.ws):
             try:
                 ran.append(self._run(script, spec, values, on_line))

@@ -341,3 +341,28 @@ def test_seats_in_containers(backend: Backend) -> None:
     found = {Path(each["target"]).name: each["outcome"] for each in told["files"]}
     assert found["create-WKSHP-Box101.sh"] == "left"
     assert backend.text("scripts/create-WKSHP-Box101.sh") == "my own\n"
+
+
+def test_seats_that_give_way_to_a_site_s_scripts_are_told(backend: Backend) -> None:
+    """A row and no failure: the site's scripts count; a warning while scripts that nobody runs any more lie there."""
+    folder, name = backend.folder / "bedir" / "conf" / "containers", "WKSHP-Docker101"
+    folder.mkdir(parents=True)
+    shutil.copy(paths.share("conf") / "containers" / f"{name}.yml", folder)
+    (backend.folder / "notebooks" / name).mkdir()
+    with backend.file.open("a") as file:
+        file.write(f"WODBEDIR: {backend.folder}/bedir\n")
+    backend.write(f"private/scripts/create-{name}.sh", "true\n")
+    assert backend.call()[1]["counts"]["new"] > 3, "a hook of the site's changes nothing"
+    own = backend.write(f"private/scripts/create-{name}.sh", "true\n")
+    backend.write(f"private/scripts/reset-{name}.sh", "true\n")
+    status, told = backend.call()
+    [row] = [each for each in told["files"] if each["outcome"] == "left"]
+    assert status == 0
+    assert row["reason"].startswith(f"warning: the shipped definition {folder}/{name}.yml gives way to {own}; ")
+    for made in (backend.folder / "scripts").glob(f"*-{name}.sh"):
+        made.unlink()
+    status, told = backend.call()
+    [row] = [each for each in told["files"] if each["outcome"] == "left"]
+    copy = f"{backend.folder}/private/conf/containers/{name}.yml"
+    words = f"the shipped definition {folder}/{name}.yml gives way to {own}; copy it to {copy} to keep both"
+    assert (status, row["reason"]) == (0, words)

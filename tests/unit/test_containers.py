@@ -13,10 +13,12 @@ import pytest
 
 from tests.parts import require
 from wodmail import containerscripts, paths
+from wodmail.catalog import Workshop
 from wodmail.children import Children
 from wodmail.containers import Definition, read
 from wodmail.containersecrets import SECRET_WORD
 from wodmail.errors import Failed
+from wodmail.model import Action, JobSpec
 from wodmail.schema import Settings
 from wodmail.scripts import Kind, Scripts
 from wodmail.students import broughthome
@@ -247,16 +249,22 @@ def test_which_script_a_job_runs(tmp_path: Path) -> None:
     assert files("cleanup") == [], "what was made of a file that is gone is not run"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def shipped(folder: Path) -> Settings:
+    """A backend with one of our definitions, and folders for scripts."""
+    for name in ("conf/containers", "scripts", "private/scripts", "private/conf/containers"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(OURS / "WKSHP-ML101.yml", folder / "conf/containers")
+    private = folder / "private"
+    return Settings(WODUSER="w", WODBEDIR=folder, WODSCRIPTDIR=folder / "scripts", WODPRIVDIR=private)
+
+
+@pytest.mark.parametrize("kind", ["create", "post-copy", "cleanup", "reset"])
 @pytest.mark.parametrize("where", ["scripts", "private/scripts"])
 @pytest.mark.parametrize("end", [".sh", ".sh.j2"])
 def test_a_site_with_scripts_of_its_own_gets_none_of_ours(tmp_path: Path, kind: str, where: str, end: str) -> None:
     """As the site's create, ours after it: its docker exec would fail every CREATE. Existing scripts run unchanged."""
-    conf, scripts, private = (tmp_path / name for name in ("conf/containers", "scripts", "private/scripts"))
-    for folder in (conf, scripts, private, tmp_path / "private/conf/containers"):
-        folder.mkdir(parents=True)
-    shutil.copy(OURS / "WKSHP-ML101.yml", conf)
-    settings = Settings(WODUSER="w", WODBEDIR=tmp_path, WODSCRIPTDIR=scripts, WODPRIVDIR=tmp_path / "private")
+    settings = shipped(tmp_path)
+    scripts = settings.WODSCRIPTDIR
     site = Scripts(settings, Children(tmp_path / "state"))
 
     def counts() -> list[bool]:
@@ -272,10 +280,54 @@ def test_a_site_with_scripts_of_its_own_gets_none_of_ours(tmp_path: Path, kind: 
     assert counts() == [True] * 6, "what was delivered of it is not the site's own"
     own = tmp_path / where / f"{kind}-WKSHP-ML101{end}"
     own.write_text("echo of the site's own\n")
+    if where != "scripts":  # with a create and one more it is a seat; alone it is a hook, see below
+        other = own.with_name(f"{'cleanup' if kind == 'create' else 'create'}-WKSHP-ML101{end}")
+        other.write_text("echo of the site's own\n")
     assert counts() == [False] * 6
     assert [script.file for script in site.named(f"{kind}-WKSHP-ML101.sh")] == [own]
     shutil.copy(OURS / "WKSHP-ML101.yml", tmp_path / "private/conf/containers")
     assert counts() == [True, *(each != kind or where != "scripts" for each in KINDS)], "a definition of the site's own"
+    assert containerscripts.gives_way(settings, "WKSHP-ML101") is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_private_script_is_a_hook_that_runs_after_ours(tmp_path: Path, kind: str) -> None:
+    """As docs/container-workshops.md says; so does a setup of the site's with it, which makes no seat."""
+    settings = shipped(tmp_path)
+    site = Scripts(settings, Children(tmp_path / "state"))
+    made = tmp_path / "conf/containers/WKSHP-ML101.yml"
+    hook, setup = (tmp_path / "private/scripts" / f"{each}-WKSHP-ML101.sh" for each in (kind, "setup"))
+    for script in (hook, setup):
+        script.write_text("true\n")
+    assert [script.file for script in site.named(hook.name)] == [made, hook]
+    assert next(script.file for script in site.named("create-WKSHP-ML101.sh")) == made
+    (tmp_path / "scripts" / setup.name).write_text("true\n")
+    assert next(script.file for script in site.named("cleanup-WKSHP-ML101.sh")) == made
+    assert "WKSHP-ML101" in containerscripts.find(settings).definitions
+
+
+def test_a_definition_that_gives_way_is_told(tmp_path: Path) -> None:
+    """With the script that it gives way to, and with scripts made of it that lie there and that no job runs."""
+    settings = shipped(tmp_path).model_copy(update={"WODNOBO": tmp_path})
+    file, own = tmp_path / "conf/containers/WKSHP-ML101.yml", tmp_path / "scripts/cleanup-WKSHP-ML101.sh.j2"
+    assert containerscripts.gives_way(settings, "WKSHP-ML101") is None
+    own.write_text("true\n")
+    found = containerscripts.gives_way(settings, "WKSHP-ML101")
+    assert found is not None and found.words == f"the shipped definition {file} gives way to {own}"
+    target = tmp_path / "private/conf/containers/WKSHP-ML101.yml"
+    assert found.advice(settings) == f"copy it to {target} to keep both"
+    definition, _ = read(OURS / "WKSHP-ML101.yml")
+    assert definition is not None
+    made = tmp_path / "scripts/reset-WKSHP-ML101.sh"
+    made.write_text(containerscripts.scripts_of("WKSHP-ML101", definition)[made.name])
+    found = containerscripts.gives_way(settings, "WKSHP-ML101")
+    assert found is not None and found.words.endswith(f"; made of it once, and not run by jobs: {made}")
+    assert found.advice(settings).startswith("remove the scripts made of it, or copy it to ")
+    told: list[str] = []
+    own.rename(own.with_suffix(""))
+    spec = JobSpec(1, 1, Action.CLEANUP, (7,), "WKSHP-ML101")
+    Scripts(settings, Children(tmp_path / "state"), lambda name: Workshop(name)).run("cleanup", spec, {}, told.append)
+    assert told[0].startswith(f"the shipped definition {file} gives way to {own.with_suffix('')}")
 
 
 def test_notebooks_go_out_and_come_home(tmp_path: Path) -> None:

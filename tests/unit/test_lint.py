@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.parts import shared_notebooks
-from wodmail import lint, paths, rendering
+from wodmail import containerscripts, lint, paths, rendering
 from wodmail.cli.catalogue import catalogue
 from wodmail.lint import Finding
 from wodmail.schema import Settings
@@ -273,7 +273,7 @@ def test_the_shipped_seats_need_an_appliance(tmp_path: Path) -> None:
 
     def told() -> list[str]:
         found = lint.look(settings).findings
-        return [f"{each.severity} {each.text} {each.advice}" for each in found if "seats" in each.text]
+        return [f"{each.severity} {each.text} {each.advice}" for each in found if " seats " in each.text]
 
     words = "error conf/containers/WKSHP-Ansible101.yml gives it seats on an appliance, but wod.yml names none:"
     [line] = told()
@@ -283,6 +283,13 @@ def test_the_shipped_seats_need_an_appliance(tmp_path: Path) -> None:
     own.parent.mkdir()
     own.write_text("true\n")
     assert told() == [], "the site's own scripts count, as they did before"
+    way = [each for each in lint.look(settings).findings if "gives way" in each.text]
+    assert [(each.severity, each.file) for each in way] == [("note", own)]
+    made = own.with_name("cleanup-WKSHP-Ansible101.sh")
+    made.write_text(f"#!/bin/bash\n{containerscripts.MARK}WKSHP-Ansible101.yml\n")
+    way = [each for each in lint.look(settings).findings if "gives way" in each.text]
+    assert [(each.severity, str(made) in each.text) for each in way] == [("warning", True)]
+    made.unlink()
     own.unlink()
     with (folder / "wod.yml").open("a") as file:
         file.write("monoappliance: true\n")
