@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.guards import configured
+from tests.guards import configured, seen
 from wodmail import processes
 from wodmail.guard import files, records
+from wodmail.guard.judge import Finding
 from wodmail.guard.ladder import Case, Seat
 from wodmail.guard.lineage import Origin
+from wodmail.guard.policy import Rung
 from wodmail.guard.work import Guard
 
 CASE = {"name": "a-case", "student": 4, "rule": "cpu", "words": "busy", "opened": 1.0, "seen": 2.0, "at": 3.0}
@@ -79,3 +81,32 @@ def test_a_bad_entry_loses_only_itself(restored: Guard) -> None:
 def test_what_is_no_list_loses_only_itself(restored: Guard) -> None:
     assert known(restored) == ({}, {}, {}, {})
     assert restored.judge.lineage.origins == {(9, 90): Origin.SERVER}
+
+
+FINDING = Finding(4, "cpu", Rung.PURGE, "words", (seen(student=4),))
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+@pytest.mark.parametrize(("answer", "wanted"), [("7, a CREATE", [4]), ("8, a CLEANUP", [])])
+def test_a_purge_waits_on_when_the_database_was_away_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rebooted: bool, answer: str, wanted: list[int]
+) -> None:
+    settings = configured(tmp_path)
+    before = Guard(settings)
+    before.cases.changed({4: "7, a CREATE"})
+    records.write_state(before.folder, before.cases, before.judge, before.watcher)
+    if rebooted:
+        monkeypatch.setattr(processes, "boot_id", lambda: "another")
+    guard = Guard(settings)
+    for step in [*guard.cases.look([FINDING], 0, 0), *guard.cases.look([FINDING], 60, 60)]:
+        if step.kind == "stop":
+            assert guard.cases.stopped(step, 60, left=True)
+    assert list(guard.cases.wanted()) == [4]
+    guard.cases.changed({4: answer})
+    assert list(guard.cases.wanted()) == wanted
+
+
+def test_what_is_found_before_any_answer_is_nobodys(tmp_path: Path) -> None:
+    guard = Guard(configured(tmp_path))
+    guard.cases.look([FINDING], 0, 0)
+    assert (guard.cases.changed({4: "7, a CREATE"}), guard.cases.cases) == ({4}, {})

@@ -110,7 +110,7 @@ class Cases:
         self.ladder = ladder
         self.cases: dict[tuple[int, str], Case] = {}
         self.seats: dict[int, Seat] = {}
-        self.sittings: Mapping[int, str] = {}
+        self.sittings: Mapping[int, str] = {}  # as they were known last, by this guard or the one before
         self.letters: dict[str, dict[str, Any]] = {}  # of PURGEs, until they are handed over
 
     def look(self, findings: Iterable[Finding], now: float, at: float) -> list[Step]:

@@ -49,7 +49,7 @@ def write_status(folder: Path, interval_seconds: float, policies: list[Path], da
 
 
 def write_state(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
-    """Write what a restart needs: cases, stops, which processes are on their way to be found, and which are hidden.
+    """Write what a restart needs: cases, stops, who sits where, which processes are on their way to be found or hidden.
 
     Raises:
         OSError: the folder can't be written.
@@ -57,16 +57,17 @@ def write_state(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> N
     over = [[*key, track.over_seconds] for key, track in judge.tracks.items() if track.over_seconds > 0]
     origins = [[*key, origin.value] for key, origin in judge.lineage.origins.items() if origin]
     hidden = [[*key, student] for key, student in watcher.hidden.items()]
-    files.write(
-        folder / STATE,
-        {"boot": processes.boot_id(), **cases.dump(), "over_seconds": over, "hidden": hidden, "origins": origins},
-    )
+    sittings = {str(student): words for student, words in cases.sittings.items()}
+    seen = {"over_seconds": over, "hidden": hidden, "origins": origins}
+    files.write(folder / STATE, {"boot": processes.boot_id(), **cases.dump(), "sittings": sittings, **seen})
 
 
 def restore(folder: Path, cases: Cases, judge: Judge, watcher: Watcher) -> None:
     """Go on where the last guard of this boot ended; what it kept of another boot means nothing."""
-    data = files.read(folder / STATE)
-    if data is None or data.get("boot") != processes.boot_id():
+    data = files.read(folder / STATE) or {}
+    # Who sat there last has to do with no boot. What is found before the database answers is of those.
+    cases.sittings = dict(intact(data.get("sittings"), lambda pair: (int(pair[0]), str(pair[1]))))
+    if data.get("boot") != processes.boot_id():
         return
     cases.restore(data)
     judge.restore(dict(intact(data.get("over_seconds"), lambda entry: _of_process(entry, float))))
