@@ -110,7 +110,7 @@ install_wodmail() {
   else
     logged "$python" -m venv --clear "$venv"
   fi
-  rm -f "$venv/build"
+  : >"$venv/build" # of no build until the new one is whole; that it is there says whose environment this is
   logged "$venv/bin/python" -m pip --disable-pip-version-check install --no-input --no-compile --upgrade "${copy}[operate,export]"
   # Compiled once for all who run it; the collections, most of which nobody imports, are not. As pip does, what isn't
   # Python for this version is passed over.

@@ -126,9 +126,10 @@ def _install(order: Order, tell: Teller) -> Installation:
 
 def _other_code(order: Order, checkout: Path) -> tuple[str, ...]:
     """What differs between the program and the checkout; new playbooks are played by the code that came with them."""
-    if (words := rootplays.other_code(checkout)) and not order.check:
-        raise ConfigError([Problem("wod-install", words)])
-    return installingfacts.other_code(checkout)
+    found = installingfacts.other_code(checkout)
+    if found and not order.check:
+        raise ConfigError([Problem("wod-install", rootplays.refusal(checkout, found))])
+    return found
 
 
 def _checkout(order: Order, present: dict[str, Any]) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from wodmail.lock import acquired
 PATIENCE = 1800.0
 """Seconds for which another play is waited for; an installation that builds kernels takes longer, and is told."""
 MEMORY = Path("/run")
+BUILD = "build"
+"""What scripts/wod-install.sh leaves in the environments that it makes."""
 
 
 def demand_own_code(settings: Settings) -> None:
@@ -27,22 +30,24 @@ def demand_own_code(settings: Settings) -> None:
     Raises:
         ConfigError: the checkout has another wodmail than this program.
     """
-    words = other_code(settings.WODBEDIR) if os.geteuid() == 0 and not settings.WODSANDBOX else ""
-    if words:
-        raise ConfigError([Problem(str(settings.WODBEDIR), words)])
+    checkout = settings.WODBEDIR
+    found = installingfacts.other_code(checkout) if os.geteuid() == 0 and not settings.WODSANDBOX else ()
+    if found:
+        raise ConfigError([Problem(str(checkout), refusal(checkout, found))])
 
 
-def other_code(checkout: Path) -> str:
-    """What is to be done about a checkout that has another wodmail than this program; "" when it has the same.
+def refusal(checkout: Path, found: Sequence[str]) -> str:
+    """What is to be done about a checkout that has another wodmail than this program.
 
     Args:
         checkout: where it is.
+        found: names of the modules that differ, one at least.
     """
-    found = installingfacts.other_code(checkout)
-    if not found:
-        return ""
     words = f"{checkout} has another wodmail than this program ({len(found)} modules differ, such as {found[0]})"
-    return f"{words}: call {checkout}/scripts/wod-install.sh, which installs that one first; nothing was changed"
+    if (Path(sys.prefix) / BUILD).is_file():
+        return f"{words}: call {checkout}/scripts/wod-install.sh, which installs that one first; nothing was changed"
+    # Of a machine that was set up by hand it would make a whole backend: limits, firewall, Postfix, JupyterHub.
+    return f"{words}: install that one first, see docs/operations.md, An update by hand; nothing was changed"
 
 
 @contextmanager

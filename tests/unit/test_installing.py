@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,22 @@ def test_other_code_than_the_checkout_s_is_seen(tmp_path: Path) -> None:
     (checkout / "wodmail/new.py").write_text("")
     assert other_code(checkout, package) == ("cli/other.py", "new.py", "old.py")
     assert other_code(checkout, checkout / "wodmail") == ()
+
+
+def test_the_modules_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are read for it; an audit goes on with what differs, an installation is refused and names it."""
+    asked: list[Path] = []
+
+    def differ(checkout: Path) -> tuple[str, ...]:
+        asked.append(checkout)
+        return ("paths.py",)
+
+    monkeypatch.setattr(installer.installingfacts, "other_code", differ)
+    order = installer.Order(Wanted(), tmp_path / "wod.yml", check=True)
+    assert installer._other_code(order, tmp_path) == ("paths.py",)
+    with pytest.raises(ConfigError, match=r"1 modules differ, such as paths\.py"):
+        installer._other_code(replace(order, check=False), tmp_path)
+    assert asked == [tmp_path] * 2
 
 
 @pytest.mark.parametrize("name", HUB_FILES)

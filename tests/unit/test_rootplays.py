@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def test_newer_playbooks_are_not_played(
 ) -> None:
     """By a check, nor by a delivery at night, whose mail says what to call; WODUSER, who changes nothing, may look."""
     monkeypatch.setattr(installingfacts, "other_code", lambda _: ("paths.py",))
+    monkeypatch.setattr(sys, "prefix", str(root))
+    (root / rootplays.BUILD).touch()
     with pytest.raises(ConfigError, match=r"scripts/wod-install\.sh"):
         checkrun.run(settings, CONFIG)
     done = deliverrun.run(settings, CONFIG, mail=False)
@@ -112,5 +115,9 @@ def test_newer_playbooks_are_not_played(
     assert "scripts/wod-install.sh" in done.playbook.remark
     assert deliverrun.run(settings, CONFIG, check=True, playbook=False).problem == "", "wod-install --check looks, too"
     assert plays == []
+    (root / rootplays.BUILD).unlink()
+    with pytest.raises(ConfigError, match=r"docs/operations\.md, An update by hand") as refused:
+        checkrun.run(settings, CONFIG)
+    assert "wod-install.sh" not in str(refused.value), "it would make a whole backend of what was installed by hand"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert deliverrun.run(settings, CONFIG, mail=False).problem == ""
