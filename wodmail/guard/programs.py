@@ -56,13 +56,20 @@ def python_target(argv: Sequence[str]) -> tuple[str, str]:
     return "", ""
 
 
-_JAVA_HARMLESS = ("-D", "-Xm", "-Xs", "-XX:", "--add-opens=", "--add-exports=")
+# Switches, numbers and properties, but none that names a file of options or of code, a folder of these, or a command.
+_JAVA_HARMLESS = re.compile(
+    r"-X(m[nsx]|ss)\d+\w?|--add-(opens|exports)=.*"
+    r"|-XX:([+-]\w+|((Max|Min|Initial)\w+|\w+(Size|Threads|Count|Ratio|Percent|Percentage))=[\d.]+\w?)"
+    r"|-D(?!(java\.(class|endorsed|ext|home|library|system)|jdk|sun)\.).*",
+    re.DOTALL,
+)
 
 
 def java_target(argv: Sequence[str]) -> tuple[str, str]:
     """What a java command line runs (pure): ("script", PATH) for an archive; ("", "") for all else.
 
-    Before -jar there may be options that bring no code of their own; an agent or a path of classes does.
+    Before -jar there may be options that bring no code of their own; an agent, a path of classes or a file of options
+    does.
     """
     words = iter(argv[1:])
     for word in words:
@@ -70,7 +77,7 @@ def java_target(argv: Sequence[str]) -> tuple[str, str]:
             return "script", next(words, "")
         if word in ("--add-opens", "--add-exports"):
             next(words, "")
-        elif not word.startswith(_JAVA_HARMLESS):
+        elif not _JAVA_HARMLESS.fullmatch(word):
             break
     return "", ""
 
