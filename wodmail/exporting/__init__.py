@@ -12,7 +12,7 @@ from pathlib import Path
 from wodmail.errors import Failed, Refused
 from wodmail.model import Action
 
-NEEDED = ("pypandoc", "typst", "PIL", "nbformat", "markdown_it", "mdit_py_plugins", "linkify_it", "nh3")
+NEEDED = ("pypandoc", "typst", "PIL", "nbformat", "markdown_it", "linkify_it", "nh3")
 PROGRAM = "wod-generate-pdf"
 FORMS = {Action.PDF: "pdf", Action.WORD: "docx"}
 """What the two actions make of a notebook: the document's ending."""

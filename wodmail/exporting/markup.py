@@ -8,7 +8,6 @@ content safe is `document`, whatever comes through here.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -16,15 +15,13 @@ from typing import Any
 import nh3
 from linkify_it import LinkifyIt
 from markdown_it import MarkdownIt
-from mdit_py_plugins.amsmath import amsmath_plugin
-from mdit_py_plugins.dollarmath import dollarmath_plugin
+from markdown_it.token import Token
 
+from wodmail.exporting import formulas
 from wodmail.exporting.cells import ATTACHED, OUTPUT
 
 PRINTED = "wodprinted"
 """Class of the division that holds a code cell's outputs."""
-_INLINE, _DISPLAYED = "wodinline", "woddisplayed"
-_FORMULA = re.compile(rf'<var class="(?P<kind>{_INLINE}|{_DISPLAYED})">(?P<text>[^<]*)</var>')
 _DEEPEST = 100
 _ELEMENTS = nh3.ALLOWED_TAGS | {"big", "font", "section", "tfoot"}  # not main: pandoc would read that alone
 _WITHOUT_CONTENT = {"script", "style", "title", "textarea", "template", "iframe", "noembed", "noframes", "select"}
@@ -39,7 +36,6 @@ _ATTRIBUTES = {
 }
 _SCHEMES = {"http", "https", "mailto", "data", "file", ATTACHED, OUTPUT}
 """Of URLs; whether a picture is taken from there, and what is said when not, is for `document`."""
-_MATH_OUTPUT = re.compile(r"\s*(?P<fence>\$\$?)(?P<inner>[^$]+)(?P=fence)\s*", re.DOTALL)
 
 
 def page(notebook: Mapping[str, Any]) -> str:
@@ -54,7 +50,7 @@ def page(notebook: Mapping[str, Any]) -> str:
 
 def _cell(cell: Mapping[str, Any], language: str) -> str:
     if cell["cell_type"] == "markdown":
-        return _division(f'id="{cell["id"]}"', tidied(_rendered(cell["source"])))
+        return _division(f'id="{cell["id"]}"', _rendered(cell["source"]))
     code = _preformatted(cell["source"], language) if cell["source"].strip() else ""
     printed = "".join(_output(output) for output in cell["outputs"])
     return _division(f'id="{cell["id"]}"', code + (_division(f'class="{PRINTED}"', printed) if printed else ""))
@@ -72,19 +68,23 @@ def _output(output: Mapping[str, Any]) -> str:
     if output["output_type"] == "stream":
         return _preformatted(output["text"])
     ((kind, text),) = output["data"].items()
-    if kind == "text/html":
-        return tidied(text)
-    return tidied(_rendered(text if kind == "text/markdown" else _as_markdown(text)))
-
-
-def _as_markdown(latex: str) -> str:
-    """An output of kind text/latex, whose mathematics may stand without its signs."""
-    found = _MATH_OUTPUT.fullmatch(latex)
-    return f"$$\n{found['inner'].strip()}\n$$" if found else latex
+    if kind == "text/markdown":
+        return _rendered(text)
+    # LaTeX is a text with formulas, to Jupyter as well.
+    return formulas.put_in(tidied(text if kind == "text/html" else html.escape(text)), formulas.HTML)
 
 
 def _rendered(markdown: str) -> str:
-    return str(_renderer().render(markdown))
+    hidden = formulas.hidden_code(markdown, _code_blocks(markdown)) if "$" in markdown or "\\" in markdown else ""
+    text, taken = formulas.take_out(markdown, hidden)
+    return formulas.put_in(tidied(str(_renderer().render(text))), formulas.RAW, taken)
+
+
+def _code_blocks(markdown: str) -> list[tuple[int, int]]:
+    """From which line to before which there is code."""
+    tokens: list[Token] = []
+    _renderer().block.parse(markdown, _renderer(), {}, tokens)
+    return [(each.map[0], each.map[1]) for each in tokens if each.type in ("fence", "code_block") and each.map]
 
 
 @cache
@@ -94,24 +94,10 @@ def _renderer() -> MarkdownIt:
     made.enable(["table", "strikethrough", "linkify"])
     # Nothing without its scheme: main.py is no site in Paraguay.
     made.linkify = LinkifyIt(options={"fuzzy_link": False, "fuzzy_email": False, "fuzzy_ip": False})
-    made.use(dollarmath_plugin, renderer=_mathematics, allow_labels=False, allow_space=False, allow_digits=False)
-    made.use(amsmath_plugin, renderer=lambda text: _mathematics(text, {"display_mode": True}))
     made.validateLink = lambda url: True  # type: ignore[method-assign]  # noqa: ARG005 - `document` looks at all
     usual = made.normalizeLink
     made.normalizeLink = lambda url: url if url.startswith("data:") else usual(url)  # type: ignore[method-assign]
     return made
-
-
-def _mathematics(text: str, options: Mapping[str, Any]) -> str:
-    kind = _DISPLAYED if options["display_mode"] else _INLINE
-    return f'<var class="{kind}">{html.escape(text.strip())}</var>'
-
-
-def _formula(found: re.Match[str]) -> str:
-    """A formula as pandoc reads it; by signs around it, code that has the same signs would be one too."""
-    mode = "; mode=display" if found["kind"] == _DISPLAYED else ""
-    text = html.unescape(found["text"]).replace("</", "< /")  # which would end it
-    return f'<script type="math/tex{mode}">{text}</script>'
 
 
 def tidied(text: str) -> str:
@@ -120,14 +106,13 @@ def tidied(text: str) -> str:
     Args:
         text: HTML as somebody has written it.
     """
-    clean = nh3.clean(
+    return nh3.clean(
         text,
         tags=_ELEMENTS,
         clean_content_tags=_WITHOUT_CONTENT,
         attributes=_ATTRIBUTES,
-        allowed_classes={"var": {_INLINE, _DISPLAYED}},
+        allowed_classes={"table": {formulas.IGNORED}, "div": {formulas.IGNORED}},
         filter_style_properties={"text-align"},
         url_schemes=_SCHEMES,
         link_rel=None,
     )
-    return _FORMULA.sub(_formula, clean)
