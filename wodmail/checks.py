@@ -23,6 +23,7 @@ SERVICES = {
 """By service: the keys that it needs, and those that make sense with it alone."""
 
 PRIVATE = ("WODANSIBLEPRIVDIR", "WODSCRIPTPRIVDIR", "WODSYSPRIVDIR")
+THERE, ABSENT, HIDDEN = "there", "absent", "hidden"
 VAULT_SECRET = "vault_secret"  # noqa: S105 - the name of a file
 
 
@@ -59,11 +60,19 @@ def absent(settings: Settings, names: Iterable[str] = PRIVATE) -> Iterator[Probl
     """
     for name in names:
         folder: Path | None = getattr(settings, name)
-        if name in settings.model_fields_set and folder is not None and not folder.is_dir():
+        if name in settings.model_fields_set and folder is not None and _seen(folder) == ABSENT:
             yield Problem(
                 name,
                 f"there is no folder {folder}, so nothing private is taken from there; make it or write another path",
             )
+
+
+def _seen(folder: Path) -> str:
+    """What can be seen of a folder; one behind a folder that this account can't enter can't be judged."""
+    try:
+        return THERE if folder.is_dir() else ABSENT
+    except PermissionError:
+        return HIDDEN
 
 
 def _written(settings: Settings, name: str) -> bool:
@@ -203,10 +212,13 @@ def _folders(settings: Settings) -> Iterator[Problem]:
     """Folders that were written must exist; workshops must be somewhere."""
     for name in ("WODROOTDIR", "WODBEDIR", "WODANSIBLEDIR", "WODSCRIPTDIR", "WODNOBO", "WODPRIVDIR", "WODPRIVNOBO"):
         folder = getattr(settings, name)
-        if name in settings.model_fields_set and folder is not None and not folder.is_dir():
+        seen = _seen(folder) if name in settings.model_fields_set and folder is not None else THERE
+        if seen == ABSENT:
             yield Problem(name, f"there is no folder {folder}; make it or write another path")
+        elif seen == HIDDEN:
+            yield Problem(name, f"{folder} can't be reached by this account, which a folder above it shuts out")
     private = settings.WODPRIVNOBO
-    nowhere = not settings.WODNOBO.is_dir() and (private is None or not private.is_dir())
+    nowhere = _seen(settings.WODNOBO) != THERE and (private is None or _seen(private) != THERE)
     if nowhere and "WODNOBO" not in settings.model_fields_set:
         yield Problem("WODNOBO", f"there are no workshops in {settings.WODNOBO}; write the folder that holds WKSHP-*")
 
@@ -231,7 +243,7 @@ def _two_passwords(settings: Settings) -> Iterator[Problem]:
     """Scripts open with the file what wodmail has encrypted; VAULTPWD is then for reading alone."""
     folder = settings.WODANSIBLEPRIVDIR
     file = folder / VAULT_SECRET if folder is not None else None
-    if file is None or not settings.VAULTPWD or not file.is_file() or not os.access(file, os.R_OK):
+    if file is None or not settings.VAULTPWD or not os.access(file, os.R_OK) or not file.is_file():
         return
     if file.read_bytes().strip() != settings.VAULTPWD.encode():
         yield Problem("VAULTPWD", f"is not what {file} holds, and that is used to encrypt; make them the same")
@@ -240,7 +252,7 @@ def _two_passwords(settings: Settings) -> Iterator[Problem]:
 def _pass_folder(settings: Settings) -> Iterator[Problem]:
     """Where existing scripts have variable files in clear for a moment."""
     folder = (settings.WODANSIBLEPRIVDIR or Path()) / settings.WODGROUP / "pass"
-    if settings.WODANSIBLEPRIVDIR is None or not folder.is_dir():
+    if settings.WODANSIBLEPRIVDIR is None or _seen(folder) != THERE:
         return
     if folder.stat().st_mode & 0o007:
         yield Problem("WODANSIBLEPRIVDIR", f"{folder} is open to all; chmod 0700, scripts decrypt passwords there")

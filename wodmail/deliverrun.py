@@ -115,6 +115,7 @@ def run(
     playbook: bool | None = None,
     mail: bool = True,
     on_task: Callable[[TaskResult], None] | None = None,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Deliver.
 
@@ -126,9 +127,11 @@ def run(
         playbook: whether check_<WODTYPE>.yml is run afterwards; None: when root calls, outside of the sandbox.
         mail: tell WODMONITOR about failures, and about what only a person can mend.
         on_task: called after each task of the playbook.
+        on_wait: told for whom it waits, when another play of root's is at work.
     """
     done = _templates(settings, check=check, diff=diff)
-    done = replace(done, playbook=_machine(settings, config, playbook, check=check, diff=diff, on_task=on_task))
+    told = _machine(settings, config, playbook, check=check, diff=diff, on_task=on_task, on_wait=on_wait)
+    done = replace(done, playbook=told)
     if done.wanting and mail and not check:
         done = replace(done, mail=_tell(settings, done))
     return done
@@ -205,6 +208,7 @@ def _machine(
     check: bool,
     diff: bool,
     on_task: Callable[[TaskResult], None] | None,
+    on_wait: Callable[[str], None],
 ) -> Checked | None:
     """The check of the machine; its scripts were delivered just now, so it leaves that out."""
     name = checkrun.playbook(settings)
@@ -216,7 +220,7 @@ def _machine(
     given = {"wodmail_config": str(config)}
     try:
         rootplays.demand_own_code(settings)
-        with rootplays.alone(config, "wod-deliver"):
+        with rootplays.alone(config, "wod-deliver", waiting=on_wait):
             played = maintenance.play(
                 settings, name, check=check, diff=diff, skip_tags=[DELIVER], variables=given, on_task=on_task
             )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.parts import require
 from wodmail import paths
 from wodmail.config import find, load, read
 from wodmail.errors import ConfigError
@@ -229,6 +233,40 @@ def test_a_private_folder_that_is_not_there_is_a_warning(tmp_path: Path, name: s
     assert f"there is no folder {tmp_path}/private/none" in report.warnings[0].message
     (tmp_path / "private" / "none").mkdir()
     assert read(report.file).warnings == ()
+
+
+AS_NOBODY = """
+import os, pathlib, sys
+from wodmail.config import read
+file = pathlib.Path(sys.argv[1])
+read(file)  # everything is imported now
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+report = read(file, files=False)
+print(*report.problems, *report.warnings, sep="\\n")
+print(*("shut out: " + each.path for each in read(file).problems if "can't be reached" in each.message), sep="\\n")
+"""
+
+
+@pytest.mark.root
+def test_what_this_account_can_not_get_to_is_not_judged() -> None:
+    """A private folder of root's, 0700: whoever calls a command gets no traceback, and no advice that may be wrong."""
+    require("root")
+    with tempfile.TemporaryDirectory(prefix="wodmail-config-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for each in ("private/ansible/production/pass", "private/scripts", "private/sys", "private/notebooks"):
+            (folder / each).mkdir(parents=True)
+        (folder / "private/ansible/vault_secret").write_text("another\n")
+        (folder / "private").chmod(0o700)
+        own = {"WODANSIBLEPRIVDIR": "ansible", "WODSCRIPTPRIVDIR": "scripts", "WODSYSPRIVDIR": "sys"}
+        lines = [f"{key}: private/{each}\n" for key, each in {**own, "WODPRIVNOBO": "notebooks"}.items()]
+        file = write(folder, "".join(["WODSANDBOX: true\nWODSTATEDIR: state\nVAULTPWD: one\n", *lines]))
+        file.chmod(0o644)
+        argv = [sys.executable, "-c", AS_NOBODY, str(file)]
+        done = subprocess.run(argv, cwd=Path(paths.__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [str(file), "shut out"], done.stdout
+    assert done.stdout.endswith("shut out: WODPRIVNOBO\n")
 
 
 def test_errors_of_several_layers_come_together(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from wodmail import checkrun, deliverrun, installingfacts, maintenance, paths, rootplays
+from wodmail.cli.deliver import deliver
 from wodmail.errors import ConfigError, Failed, Temporary
 from wodmail.maintenance import Played
 from wodmail.schema import Settings
@@ -98,6 +100,18 @@ def test_checks_and_deliveries_are_alone(root: Path, settings: Settings, plays: 
     assert checkrun.run(settings, CONFIG).status == 0
     assert not deliverrun.run(settings, CONFIG).failed
     assert plays == [("check_backend.yml", True)] * 2
+
+
+def test_who_calls_deliver_is_told_whom_it_waits_for(
+    root: Path, settings: Settings, plays: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error, before it waits for half an hour."""
+    file = root / "wod.yml"
+    file.write_text("".join(f"{name}: {getattr(settings, name)}\n" for name in sorted(settings.model_fields_set)))
+    monkeypatch.setattr(rootplays, "_acquire", lambda _, waiting, __: waiting("waiting for wod-install"))
+    done = CliRunner().invoke(deliver, ["--config", str(file), "--json", "--no-mail"])
+    assert done.stderr == "waiting for wod-install\n", done.output
+    assert [playbook for playbook, _ in plays] == ["check_backend.yml"]
 
 
 def test_newer_playbooks_are_not_played(

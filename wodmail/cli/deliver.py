@@ -51,7 +51,14 @@ def deliver(file: Path | None, as_json: bool, check: bool, diff: bool, playbook:
     config = read(file, files=False).file.absolute()
     with _progress(quiet=as_json) as on_task:
         run = deliverrun.run(
-            settings, config, check=check, diff=diff, playbook=playbook, mail=not no_mail, on_task=on_task
+            settings,
+            config,
+            check=check,
+            diff=diff,
+            playbook=playbook,
+            mail=not no_mail,
+            on_task=on_task,
+            on_wait=_say,
         )
     if as_json:
         click.echo(json.dumps(_as_data(run, check), indent=2))
@@ -69,6 +76,10 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[TaskResult], None] | None]:
         return
     with console.status("delivering templates") as status:
         yield lambda task: status.update(escape(task.name))
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
 
 
 def _as_data(run: Run, check: bool) -> dict[str, object]:
