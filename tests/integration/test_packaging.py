@@ -32,6 +32,14 @@ def test_every_package_is_listed() -> None:
     assert {name for name in listed("options", "packages") if not name.startswith("wodmail.share.")} == packages
 
 
+def test_fonts_are_nobodys_requirement() -> None:
+    """Documents are made without them; where they are asked for, each is one version."""
+    asked = {key: listed("options.extras_require", key) for key in ("export", "fonts", "test")}
+    fonts = {key: [package for package in packages if "fonts" in package] for key, packages in asked.items()}
+    assert fonts["export"] == [] and fonts["fonts"] == fonts["test"] == asked["fonts"]
+    assert [package for package in asked["fonts"] if "==" not in package] == []
+
+
 def test_licence_is_the_whole_apache_licence() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="ascii")
     assert "Apache License" in text

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FONTS = ("manimgx_fonts", "manimgx_fonts_cjk")
-"""Packages of fonts: Noto for the world's scripts, symbols and emoji; for Chinese, Japanese and Korean."""
+"""Packages of the extra `fonts`: Noto for the world's scripts, symbols and emoji; for Chinese, Japanese and Korean."""
 _MISSING = re.compile(r'^error: .*: the text `"(?P<text>.+?)"` could not be displayed', re.MULTILINE)
 _ESCAPED = re.compile(r"\\(u\{(?P<number>[0-9a-f]+)\}|(?P<itself>.))")
 """How typst writes letters that can't be printed, and some that can."""
