@@ -85,10 +85,12 @@ def look(folder: Path, rules: str = RULES) -> list[str]:
     (folder / "user6.rules").write_text(RULES6)
     done = script(folder, "ufw")
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stdout.splitlines() if not line.startswith("ssh ")]
+    return [line for line in done.stdout.splitlines() if not line.startswith(("ssh ", "bar "))]
 
 
-def played(folder: Path, tasks: list[dict[str, Any]], variables: dict[str, Any], **keys: object) -> Played:
+def played(
+    folder: Path, tasks: list[dict[str, Any]], variables: dict[str, Any], *, check: bool = False, **keys: object
+) -> Played:
     """What tasks come to on this machine, with the defaults of the checks."""
     public = folder / "public" / "ansible"
     public.mkdir(parents=True)
@@ -97,7 +99,7 @@ def played(folder: Path, tasks: list[dict[str, Any]], variables: dict[str, Any],
     (public / "trial.yml").write_text(yaml.safe_dump([play], sort_keys=False))
     settings = Settings.model_validate({"WODBEDIR": public.parent, "WODSTATEDIR": folder / "state", **keys})
     variables = {"ansible_facts": {"os_family": "Debian"}, **variables}
-    return maintenance.play(settings, "trial", variables=variables, timeout=120)
+    return maintenance.play(settings, "trial", variables=variables, timeout=120, check=check)
 
 
 def reckoned(folder: Path, found: list[str], **keys: object) -> tuple[list[list[str]], list[int]]:
@@ -167,6 +169,54 @@ def test_a_rule_that_comes_too_late_is_told_and_not_made_again(tmp_path: Path) -
     (item,) = checking.items(done.tasks, check=False)
     assert (done.status, item.verdict) == (0, checking.Verdict.DIFFERS), done.text_tail
     assert [line for line in item.what if "tcp 8000 any: a rule before it forbids" in line]
+
+
+def test_an_audit_tells_what_is_shut_beside_what_is_missing(tmp_path: Path) -> None:
+    """The rules are looked at again, which changes nothing."""
+    text = (ANSIBLE / "tasks/firewall.yml").read_text(encoding="utf-8").replace("/etc/ufw", str(tmp_path))
+    late = "### tuple ### deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in\n"
+    (tmp_path / "user.rules").write_text(late + RULES.replace("tcp 8000", "tcp 8001"))
+    (tmp_path / "user6.rules").write_text(RULES6)
+    block = yaml.safe_load(text)[0]
+    block["block"] = [task for task in block["block"] if "community.general.ufw" not in task]
+    given = {"wod_firewall": "ufw", "wod_ssh_ports": [22], "wod_failed": [], "wod_running": []}
+    keys = {"WODBETOKEN": "0123456789abcdef", "WODBEAPIURL": "http://127.0.0.1:8000"}
+    done = played(tmp_path, [block], given, check=True, **keys)
+    (item,) = checking.items(done.tasks, check=True)
+    assert (done.status, item.verdict) == (0, checking.Verdict.DIFFERS), done.text_tail
+    assert [line for line in item.what if "tcp 8000 any" in line], item.what
+    assert [line for line in item.what if "tcp 22 any: a rule before it forbids" in line], item.what
+
+
+ALL4, ALL6 = "allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", "allow tcp 22 ::/0 any ::/0 in"
+
+
+@pytest.mark.parametrize(
+    ("four", "six", "barred"),
+    [
+        ([ALL4], [ALL6], None),
+        (["deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_eth0", ALL4], [ALL6], 0),
+        (["deny any any 192.0.2.10 any 0.0.0.0/0 in", ALL4], [ALL6], 0),
+        (["reject_log tcp 20:30 0.0.0.0/0 any 198.51.100.0/24 in", ALL4], [], 0),
+        (["deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 OpenSSH - in_eth0", ALL4], [], 0),
+        ([ALL4], ["deny tcp 22 ::/0 any ::/0 in", ALL6], 0),
+        (["allow tcp 22 0.0.0.0/0 any 10.0.0.0/8 in", "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", ALL4], [], 1),
+        ([ALL4, "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_eth0"], [ALL6, "deny any any ::/0 any 2001:db8::7 in"], None),
+        (["deny udp 22 0.0.0.0/0 any 0.0.0.0/0 in", "deny tcp 23 0.0.0.0/0 any 0.0.0.0/0 in", ALL4], [], None),
+        (["deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 out", "route:deny any any 0.0.0.0/0 any 0.0.0.0/0 in", ALL4], [], None),
+    ],
+)
+def test_what_forbids_sshd_to_anybody_before_all_are_let_in(
+    tmp_path: Path, four: list[str], six: list[str], barred: int | None
+) -> None:
+    """Whatever interface, address or family: a firewall that is on may shut the operator out."""
+    for name, rules in (("user.rules", four), ("user6.rules", six)):
+        (tmp_path / name).write_text("".join(f"### tuple ### {rule}\n" for rule in rules))
+    done = script(tmp_path, "ufw", ports="22")
+    assert done.returncode == 0, done.stderr
+    found = [line for line in done.stdout.splitlines() if line.startswith("bar 22")]
+    rule = (six if four == [ALL4] else four)[barred] if barred is not None else ""
+    assert sorted(set(found)) == ([f"bar 22: {rule}"] if rule else [])
 
 
 FIREWALLD = """#!/bin/sh
@@ -292,6 +342,7 @@ def test_of_two_firewalls_the_one_that_runs_is_taken(tmp_path: Path, lines: list
     [
         ({"wod_firewall_ssh": ["tcp 22 any"], "wod_firewall_shut": ["tcp 8000 any"]}, "ok"),
         ({"wod_firewall_ssh": ["tcp 22 any"], "wod_firewall_shut": ["tcp 22 any"]}, "failed"),
+        ({"wod_firewall_ssh": ["tcp 22 any"], "wod_firewall_bars": ["22: deny tcp 22 ::/0 any ::/0 in"]}, "failed"),
         ({"wod_firewall_ssh": ["tcp 22 any"], "wod_failed": ["firewall"]}, "failed"),
         ({}, "failed"),  # the item firewall was not looked at in this run
         ({"wod_check_skip": ["firewall"]}, "ok"),
@@ -308,3 +359,5 @@ def test_no_firewall_is_switched_on_before_sshd_is_let_in(
     given = {"wod_firewall": "ufw", "wod_failed": [], "wod_well": ["ufw"], "wod_ufw_on": False, **variables}
     done = played(tmp_path, [service[guard]], given)
     assert [task.status for task in done.tasks] == [status], done.text_tail
+    for rule in variables.get("wod_firewall_bars", []):
+        assert f"a rule comes first that forbids port {rule}" in done.tasks[0].message
