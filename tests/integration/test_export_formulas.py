@@ -89,6 +89,7 @@ def printed(kind: str, source: str) -> str:
         ("one $ and\n\nanother, $$ and\n\n$$$$ $x", "one $ and another, $$ and $$$$ $x"),
         # code
         ("`$x` and `$y`, ``a ` $z`` $w$", "$x and $y , a ` $z [w]"),
+        ("$6 with tax; `$HOME` and $ x $, $a `b` c$", "$6 with tax; $HOME and [x], $a b c$"),
         (r"`\\(x\\)` and `$$`", r"\\(x\\) and $$"),
         ("costs $5\n```\n$x$ @@0@@\n```\nand 6$ or $x$", "costs $5 $x$ @@0@@ and 6$ or [x]"),
         ("- a $x$\n\n  ~~~\n  $y$\n  ~~~\n\n      $z$\n", "a [x] $y$ $z$"),

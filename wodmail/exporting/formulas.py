@@ -29,13 +29,15 @@ class Signs:
     stop: str = "(?!)"
 
 
+_HIDDEN = "\0"
+"""In the place of each letter of code; no text of a notebook has it any more."""
 _DOLLARS = {"$": r"\$", "$$": r"\$\$"}
 _SLASHES = {r"\(": r"\\\)", r"\[": r"\\\]"}
 _ENVIRONMENT = r"\\begin\{(?P<name>[A-Za-z]+\*?)\}"
 MARKDOWN = Signs(
     re.compile(rf"\\[{{}}$]|\$\$?|\\\\[(\[]|{_ENVIRONMENT}"),
     _DOLLARS | {r"\\(": r"\\\\\)", r"\\[": r"\\\\\]"},
-    stop=r"\n[ \t>]*\n|</[A-Za-z]",  # a paragraph; an element that ends, as in <td>$5</td>
+    stop=rf"\n[ \t>]*\n|</[A-Za-z]|{_HIDDEN}",  # a paragraph; an element that ends, as in <td>$5</td>; code
 )
 """Of a cell: the backslash before a bracket is doubled, because Markdown takes one away."""
 HTML = Signs(re.compile(rf"\\[\\$]|\$\$?|\\[(\[]|{_ENVIRONMENT}"), _DOLLARS | _SLASHES)
@@ -141,8 +143,8 @@ def hidden_code(markdown: str, blocks: list[tuple[int, int]]) -> str:
     """
     lines = markdown.split("\n")
     for first, last in blocks:
-        lines[first:last] = [" " * len(line) for line in lines[first:last]]
-    return _CODE.sub(lambda found: re.sub(r"[^\n]", "-", found[0]), "\n".join(lines))
+        lines[first:last] = [_HIDDEN * len(line) for line in lines[first:last]]
+    return _CODE.sub(lambda found: re.sub(r"[^\n]", _HIDDEN, found[0]), "\n".join(lines))
 
 
 def take_out(markdown: str, hidden: str) -> tuple[str, Taken]:
