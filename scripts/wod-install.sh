@@ -118,6 +118,29 @@ install_wodmail() {
   printf '%s\n' "$build" >"$venv/build"
 }
 
+# Root's plays on this machine wait for each other, and none may find half of another wodmail while it is put into place.
+# The lock is that of wodmail/rootplays.py; wod-install takes it itself, so it is free again before that.
+alone() {
+  local config=/etc/wod.yml lock
+  while [ "$#" -gt 0 ]; do
+    case $1 in
+      --config) config=${2:-} ;;
+      --config=*) config=${1#*=} ;;
+    esac
+    shift
+  done
+  case $config in /*) ;; *) config=$PWD/${config#./} ;; esac
+  if [ ! -w /run ]; then return; fi
+  lock=/run/wodmail-plays${config//\//-}.lock
+  (umask 077 && : >>"$lock")
+  exec 9>>"$lock"
+  if ! flock --nonblock 9; then
+    printf 'waiting for %s, which is at work on this machine as root\n' "$(cat "$lock")" >&2
+    flock --timeout 1800 9 || fail "$(cat "$lock") is at work on this machine as root. Try again when it has ended." 75
+  fi
+  printf 'wod-install.sh (process %s)' "$$" >"$lock"
+}
+
 link_commands() {
   local program
   for program in "$venv"/bin/{wodmail,wod-*,ansible,ansible-*}; do
@@ -145,6 +168,8 @@ printf '== %s: %s\n' "$(date --utc +%FT%TZ)" "$here" >>"$log"
 echo "Python: ${packages[*]}" >&2
 install_python
 echo "wodmail and Ansible: $venv" >&2
+alone "$@"
 install_wodmail
 link_commands
+exec 9>&-
 "$venv/bin/wod-install" --checkout "$here" "$@"

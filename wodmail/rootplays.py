@@ -50,6 +50,15 @@ def refusal(checkout: Path, found: Sequence[str]) -> str:
     return f"{words}: install that one first, see docs/operations.md, An update by hand; nothing was changed"
 
 
+def lock_file(config: Path) -> Path:
+    """Where the lock is; scripts/wod-install.sh and docs/operations.md say it, too.
+
+    Args:
+        config: see `alone`.
+    """
+    return MEMORY / f"wodmail-plays{str(config.absolute()).replace('/', '-')}.lock"
+
+
 @contextmanager
 def alone(
     config: Path, what: str, *, waiting: Callable[[str], None] = lambda _: None, patience: float = PATIENCE
@@ -69,7 +78,7 @@ def alone(
     if os.geteuid() != 0 or not os.access(MEMORY, os.W_OK):
         yield
         return
-    file = MEMORY / f"wodmail-plays{str(config.absolute()).replace('/', '-')}.lock"
+    file = lock_file(config)
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:

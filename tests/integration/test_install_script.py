@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import require
+from wodmail import rootplays
+
 pytestmark = pytest.mark.root
 SCRIPT = Path(__file__).parents[2] / "scripts" / "wod-install.sh"
 NOBODY = 65534
@@ -82,3 +85,80 @@ def test_a_checkout_that_woduser_can_not_read_is_refused(checkout: Path) -> None
     checkout.parent.chmod(0o750)
     status, _, words = call(checkout)
     assert status == 78 and f"{checkout.parent} is shut for WODUSER" in words
+
+
+# What an environment's Python and its wod-install note: whether they could have the lock. Debian has all packages.
+NOTE = '#!/bin/sh\ncase "$*" in *"-c "*) exit 0 ;; esac\nflock --nonblock LOCK true && is=free || is=held\n'
+PROGRAMS = {
+    "venv/bin/python": NOTE + 'case "$*" in *pip*) echo "pip: $is" >>TOP/calls ;; esac\n',
+    "venv/bin/wod-install": NOTE + 'echo "wod-install: $is" >>TOP/calls\n',
+    "bin/apt-get": "#!/bin/sh\nexit 1\n",
+    "bin/dpkg-query": "#!/bin/sh\necho installed\n",
+}
+INSTALL = """
+mount --bind TOP/run /run && mount --bind TOP/log /var/log && mount --bind TOP/local /usr/local/bin &&
+mount --bind TOP/os-release /etc/os-release && exec TREE/scripts/wod-install.sh "$@"
+"""
+
+
+def started(tree: Path, config: str, *options: str) -> subprocess.Popen[str]:
+    """An installation with programs of ours in places that are its own; the machine keeps what it has."""
+    require("root")
+    top = tree.parents[1]
+    for name in ("run", "log", "local", "bin"):
+        (top / name).mkdir(exist_ok=True)
+    (top / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
+    lock = f"/run/wodmail-plays{config.replace('/', '-')}.lock"
+    for name, text in PROGRAMS.items():
+        (top / name).write_text(text.replace("TOP", str(top)).replace("LOCK", lock))
+        (top / name).chmod(0o755)
+    path = f"{top}/bin:{os.environ['PATH']}"
+    text = INSTALL.replace("TOP", str(top)).replace("TREE", str(tree))
+    argv = ["unshare", "--mount", "bash", "-c", text, "bash", *options]
+    environment = {**os.environ, "PATH": path, "WODMAIL_VENV": str(top / "venv")}
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [((), "/etc/wod.yml"), (("--config", "/etc/two.yml"), "/etc/two.yml"), (("--config=/etc/3.yml",), "/etc/3.yml")],
+)
+def test_no_play_of_root_s_finds_half_a_wodmail(checkout: Path, options: tuple[str, ...], config: str) -> None:
+    """The lock is held while wodmail is put into place, and free again for wod-install."""
+    with started(checkout, config, *options) as script:
+        _, words = script.communicate()
+    top = checkout.parents[1]
+    assert script.returncode == 0, words
+    assert (top / "calls").read_text() == "pip: held\nwod-install: free\n"
+    assert [file.stat().st_mode & 0o777 for file in (top / "run").glob("*.lock")] == [0o600], "nobody else may hold it"
+
+
+def test_the_play_that_is_at_work_ends_first(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, nothing is replaced under it, and the installation goes on by itself."""
+    top = checkout.parents[1]
+    (top / "run").mkdir()
+    monkeypatch.setattr(rootplays, "MEMORY", top / "run")
+    with rootplays.alone(Path("/etc/wod.yml"), "wod-check"):
+        script = started(checkout, "/etc/wod.yml")
+        assert script.stderr is not None
+        words = next((line for line in script.stderr if line.startswith("waiting")), "")
+        called = (top / "calls").exists()
+    _, rest = script.communicate()
+    assert words == f"waiting for wod-check (process {os.getpid()}), which is at work on this machine as root\n"
+    assert not called and script.returncode == 0, rest
+    assert (top / "calls").read_text() == "pip: held\nwod-install: free\n"
+
+
+def test_a_play_that_does_not_end_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wod-install would; the half hour is over at once here."""
+    top = checkout.parents[1]
+    for name in ("run", "bin"):
+        (top / name).mkdir()
+    (top / "bin" / "flock").write_text("#!/bin/sh\nexit 1\n")
+    (top / "bin" / "flock").chmod(0o755)
+    monkeypatch.setattr(rootplays, "MEMORY", top / "run")
+    with rootplays.alone(Path("/etc/wod.yml"), "wod-check"), started(checkout, "/etc/wod.yml") as script:
+        _, words = script.communicate()
+    assert script.returncode == 75
+    assert f"wod-check (process {os.getpid()}) is at work on this machine as root. Try again" in words
+    assert not (top / "calls").exists()

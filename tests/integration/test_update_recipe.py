@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from wodmail import rootplays
+
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 UPDATE, BACK = re.findall(r"^ {4}\(\n(?: {4}.*\n)+? {4}\)\n", PAGE, re.MULTILINE)
+PLACES = {"/opt/wod/wod-backend": "wod-backend", "/var/lib": "lib", "/root": "root", "/run": "run"}
 WHO = {"NAME": "tests", "EMAIL": "tests@example.org"}
 # Each says what it was called for. Between `stop` and `start` there is a file beside the databases; dates are counted.
 CALLED = 'echo "${0##*/} $*" >>TOP/calls\n'
@@ -65,7 +69,7 @@ class Backend:
 
     def paste(self, block: str, status: int = 0) -> list[str]:
         """Run a block, its places turned to ours; gives what was called meanwhile."""
-        for place, ours in {"/opt/wod/wod-backend": "wod-backend", "/var/lib": "lib", "/root": "root"}.items():
+        for place, ours in PLACES.items():
             block = block.replace(place, f"{self.top}/{ours}")
         (self.top / "calls").write_text("")
         argv = ["bash", "-c", block]
@@ -88,7 +92,7 @@ class Backend:
 @pytest.fixture
 def backend(tmp_path: Path) -> Backend:
     """A backend with version 1."""
-    for name in ("bin", "root", "upstream/scripts", "upstream/ansible/group_vars", "lib/wodmail"):
+    for name in ("bin", "root", "run", "upstream/scripts", "upstream/ansible/group_vars", "lib/wodmail"):
         (tmp_path / name).mkdir(parents=True)
     for name, text in PROGRAMS.items():
         (tmp_path / "bin" / name).write_text("#!/bin/sh\n" + text.replace("TOP", str(tmp_path)))
@@ -169,3 +173,17 @@ def test_a_backend_that_took_another_one_s_place_can_be_updated(backend: Backend
     folder = backend.checkout / "ansible" / "group_vars"
     assert sorted(path.name for path in (folder / "production").iterdir()) == ["all.yml", "production"]
     assert (folder / "all.yml").read_text() == "{}\n"
+
+
+def test_no_file_is_replaced_under_a_play_of_root_s(backend: Backend) -> None:
+    """A check of the night ends first; one that does not ends the update, which can be done again."""
+    lock = backend.top / "run" / "wodmail-plays-etc-wod.yml.lock"
+    assert rootplays.lock_file(Path("/etc/wod.yml")).name == lock.name
+    backend.newer("2")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        hurried = UPDATE.replace("--timeout 1800 /run", "--timeout 0 /run")
+        assert hurried != UPDATE
+        assert backend.paste(hurried, status=1) == [DRAINED, *STOPPED]
+        assert (backend.checkout / "version").read_text() == "1"
+    assert backend.paste(UPDATE)[-2:] == ["wod-install.sh 2", "wodmail resume"]
