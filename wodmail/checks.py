@@ -224,7 +224,7 @@ def _folders(settings: Settings) -> Iterator[Problem]:
 
 
 def _state(settings: Settings) -> Iterator[Problem]:
-    if settings.WODSTATEDIR.exists() and not settings.WODSTATEDIR.is_dir():
+    if os.path.lexists(settings.WODSTATEDIR) and _seen(settings.WODSTATEDIR) == ABSENT:
         yield Problem(
             "WODSTATEDIR", f"{settings.WODSTATEDIR} is no folder; write the path of one, it is made when absent"
         )

@@ -260,7 +260,7 @@ def test_what_this_account_can_not_get_to_is_not_judged() -> None:
         (folder / "private").chmod(0o700)
         own = {"WODANSIBLEPRIVDIR": "ansible", "WODSCRIPTPRIVDIR": "scripts", "WODSYSPRIVDIR": "sys"}
         lines = [f"{key}: private/{each}\n" for key, each in {**own, "WODPRIVNOBO": "notebooks"}.items()]
-        file = write(folder, "".join(["WODSANDBOX: true\nWODSTATEDIR: state\nVAULTPWD: one\n", *lines]))
+        file = write(folder, "".join(["WODSANDBOX: true\nWODSTATEDIR: private/state\nVAULTPWD: one\n", *lines]))
         file.chmod(0o644)
         argv = [sys.executable, "-c", AS_NOBODY, str(file)]
         done = subprocess.run(argv, cwd=Path(paths.__file__).parents[1], capture_output=True, text=True, check=False)
