@@ -90,7 +90,7 @@ def test_a_checkout_that_woduser_can_not_read_is_refused(checkout: Path) -> None
 # What an environment's Python and its wod-install note: whether they could have the lock. Debian has all packages.
 NOTE = '#!/bin/sh\ncase "$*" in *"-c "*) exit 0 ;; esac\nflock --nonblock LOCK true && is=free || is=held\n'
 PROGRAMS = {
-    "venv/bin/python": NOTE + 'case "$*" in *pip*) echo "pip: $is" >>TOP/calls ;; esac\n',
+    "venv/bin/python": NOTE + 'case "$*" in *pip*) echo "pip: $is" >>TOP/calls; [ ! -e TOP/broken ] ;; esac\n',
     "venv/bin/wod-install": NOTE + 'echo "wod-install: $is" >>TOP/calls\n',
     "bin/apt-get": "#!/bin/sh\nexit 1\n",
     "bin/dpkg-query": "#!/bin/sh\necho installed\n",
@@ -131,6 +131,17 @@ def test_no_play_of_root_s_finds_half_a_wodmail(checkout: Path, options: tuple[s
     assert script.returncode == 0, words
     assert (top / "calls").read_text() == "pip: held\nwod-install: free\n"
     assert [file.stat().st_mode & 0o777 for file in (top / "run").glob("*.lock")] == [0o600], "nobody else may hold it"
+
+
+def test_an_environment_stays_ours_when_it_could_not_be_made_new(checkout: Path) -> None:
+    """The mark is there, and names no build: wod-check goes on to send people here, and the next call makes it new."""
+    top = checkout.parents[1]
+    (top / "broken").touch()
+    (top / "venv" / rootplays.BUILD).write_text("the one before\n")
+    with started(checkout, "/etc/wod.yml") as script:
+        _, words = script.communicate()
+    assert script.returncode == 1, words
+    assert (top / "venv" / rootplays.BUILD).read_text() == ""
 
 
 def test_the_play_that_is_at_work_ends_first(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
