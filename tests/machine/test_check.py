@@ -38,7 +38,7 @@ wod_firewall_udp:
   backend: [53, {port: 5353, from: [192.0.2.7/32, "2001:db8::7/128", "2001:db8::/32"]}]
 """
 BREAKS = {
-    "limits": "sed -i s/800000/10/ /etc/security/limits.d/99-wodmail.conf",
+    "limits": "sed -i s/800000/5000/ /etc/security/limits.d/99-wodmail.conf",  # enough for items that become WODUSER
     "sysctl": "rm /etc/sysctl.d/99-wodmail.conf",
     "firewall": "ufw delete allow 8000/tcp; ufw delete allow 53/udp",
     "firewall_service": "ufw disable; systemctl disable --now ufw",
