@@ -187,7 +187,7 @@ def test_an_audit_is_quick(story: Story) -> None:
 
 def test_what_differs_is_shown_line_by_line(story: Story) -> None:
     assert "+wodadmin hard nproc 800000" in story.audit["limits"]["diff"]
-    assert "-wodadmin hard nproc 10" in story.audit["limits"]["diff"]
+    assert "-wodadmin hard nproc 5000" in story.audit["limits"]["diff"]
     assert "tcp 8000 any" in " ".join(story.audit["firewall"]["what"])
     assert "1 missing" in " ".join(story.audit["users"]["what"])
     assert "functions.sh" in " ".join(story.audit["deliver"]["what"])
