@@ -22,7 +22,6 @@ from wodmail.shared import Shared
 log = structlog.get_logger("wodmail.registry")
 
 WORKSHOPS_AGE = 60.0  # seconds for which the list of workshops is good
-NEWS_AGE = 2.0  # how old it may be when a workshop is missing in it
 SCRIPT_SHARE = 0.75  # how much of its life a script's token still has at least
 
 
@@ -78,11 +77,12 @@ class ApiDbRegistry:
     def _known(self, *, news: bool = False) -> dict[str, Row]:
         """The rows of workshops by name.
 
-        An old list serves while somebody fetches a new one and while the API-DB is away; with `news` it doesn't.
+        An old list serves while somebody fetches a new one and while the API-DB is away; with `news` it must have been
+        asked for after this call, as a workshop may be entered in the moment before its first mail.
         """
         latest = self._workshops.latest()
         if news or latest is None:
-            return by_notebook(self._workshops.get(NEWS_AGE))
+            return by_notebook(self._workshops.get())
         if not self._workshops.busy:
             try:
                 latest = self._workshops.get(WORKSHOPS_AGE)
