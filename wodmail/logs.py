@@ -47,6 +47,7 @@ class Event(StrEnum):
 
     CHILDREN_ENDED = "children-ended"
     CREATE_LATE = "create-late"
+    DRAIN_DROPPED = "drain-dropped"
     DRAIN_UNFINISHED = "drain-unfinished"
     GUARD_DRY_RUN = "guard-dry-run"
     GUARD_ENDED = "guard-ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -181,7 +182,7 @@ class Server:
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Work until `until` says so or `request_stop` was called."""
         seen: tuple[int, int] | None = None
-        last_control = last_sweep = last_sessions = 0.0
+        last_control = last_sweep = last_sessions = -math.inf  # after a start of the machine, too
         while not self._stopping.is_set() and not until():
             stamp = self._spool_stamp()
             if self._wake.is_set() or stamp != seen:
