@@ -359,7 +359,7 @@ def test_own_scripts_are_clean(tmp_path: Path) -> None:
         # What runs on an appliance is a text to the script that sends it.
         there.append(tmp_path / "scripts" / f"{name}-there.sh")
         there[-1].write_text("#!/bin/bash\n" + prelude + "".join(found))
-    # Put together, there are functions of the prelude that this program does not call (2317, 2329). `A && B || refuse` is
+    # Put together, there are functions of the prelude that nothing calls (2317, 2329). `A && B || refuse` is
     # meant (2015), so are names without blanks as words (2013) and quotes in which nothing shall be expanded (2016).
     for files, options in ((scripts, []), (there, ["--exclude=SC2013,SC2015,SC2016,SC2317,SC2329"])):
         checked = [shellcheck, *options, *map(str, files)]
