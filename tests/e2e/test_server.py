@@ -242,7 +242,11 @@ def test_what_is_older_than_the_retention_goes_at_the_next_start(site: Deploymen
         connection.execute(requests.update().where(requests.c.id == 1).values(finished_at=long_ago))
     site.start()
     wait_until(lambda: [row["id"] for row in site.requests()] == [2], what="the sweep")
-    with site.store.reading() as view:
-        names = set(view.exec_driver_sql("SELECT workflow_uuid FROM workflow_status").scalars())
-    assert {name for name in names if "-job1-" in name} == set()
-    assert {name for name in names if "-job2-" in name} != set()
+
+    def workflows(job: int) -> list[str]:
+        with site.store.reading() as view:
+            names = view.exec_driver_sql("SELECT workflow_uuid FROM workflow_status").scalars()
+            return [name for name in names if f"-job{job}-" in name]
+
+    wait_until(lambda: workflows(1) == [], what="the end of its workflow, which follows")
+    assert workflows(2) != []
