@@ -32,9 +32,9 @@ WORD = "Werty123"
 class Office:
     """Services on one database beside a stand-in of the API-DB; students 1-9, participants 50 + student."""
 
-    def __init__(self, folder: Path, url: str, api: ApiDbSite) -> None:
+    def __init__(self, folder: Path, url: str, api: ApiDbSite, patience: float) -> None:
         self.api = api
-        keys = {"WODAPIDBTIMEOUT": 0.4, "WODAPIDBRETRIES": 0, "WODMONITOR": "monitor@localhost", "WODRETENTION": 1}
+        keys = {"WODAPIDBTIMEOUT": patience, "WODAPIDBRETRIES": 0, "WODMONITOR": "monitor@localhost", "WODRETENTION": 1}
         self.site = Deployment(folder, url, **keys, **api.keys)
         self.site.workshop("WKSHP-Test")
         self.masker = Masker()
@@ -131,7 +131,7 @@ class Office:
 
 
 @contextmanager
-def opened(kind: str, folder: Path) -> Iterator[Office]:
+def opened(kind: str, folder: Path, patience: float = 20.0) -> Iterator[Office]:
     with (
         databases.fresh(kind, folder) as url,
         ApiDbSite(folder, base=1000, absent="hang") as api,
@@ -140,7 +140,7 @@ def opened(kind: str, folder: Path) -> Iterator[Office]:
         api.add_workshop("WKSHP-Test", id=5)
         for student in range(1, 10):
             api.add_customer("WKSHP-Test", student, id=50 + student)
-        made = Office(folder, "" if kind == "sqlite" else url, api)
+        made = Office(folder, "" if kind == "sqlite" else url, api, patience)
         yield made
         for found in made.started:
             found.stop()
