@@ -39,10 +39,14 @@ class Run:
 
     def __init__(self, file: Path, *, ignored: int = 0) -> None:
         program = [sys.executable, "-c", PROGRAM, "--config", str(file), "--yes", "1", "2"]
-        before = signal.signal(ignored, signal.SIG_IGN) if ignored else None
-        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)
-        if ignored:
-            signal.signal(ignored, before)
+        before = {each: signal.getsignal(each) for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+        try:
+            for each in before:  # a shell's & and nohup ignore some
+                signal.signal(each, signal.SIG_IGN if each == ignored else signal.SIG_DFL)
+            self.process = subprocess.Popen(program, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True)
+        finally:
+            for each, old in before.items():
+                signal.signal(each, old)
         assert self.process.stdout is not None and self.process.stdout.readline() == "at work\n"
 
     def end(self, number: int) -> int:
