@@ -147,7 +147,7 @@ class Engine:
             executor_id=self._store.backend,
             serializer=DBOSPortableJSONSerializer(),
             use_listen_notify=False,
-            notification_listener_polling_interval_sec=1.0,
+            notification_listener_polling_interval_sec=0.1,  # nothing is asked for, but a stop waits for it
             log_level="WARNING",
         )
 
