@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.parts import JUPYTERHUB, PROGRAMS, program
 
 # No test depends on how fast a machine is.
-settings.register_profile("wodmail", deadline=None)
+settings.register_profile("wodmail", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wodmail")
 
 

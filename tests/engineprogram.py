@@ -141,7 +141,10 @@ def main() -> int:
     while not stop.is_set() and store.row(unfinished) is not None:
         engine.kick()
         stop.wait(0.05)
-    rested = engine.drain(given.drain if stop.is_set() else 5.0)
+    if stop.is_set():
+        engine._draining.set()  # as `drain` does at once; who reads the line knows that no more steps begin
+        print("draining", flush=True)
+    rested = engine.drain(given.drain if stop.is_set() else 60.0)
     engine.stop()
     print("rested" if rested else "unrested", flush=True)
     return 0

@@ -99,7 +99,7 @@ class HubSite:
         """Wait until the hub answers through its proxy; fails with its log."""
         process = self._process
         assert process is not None
-        wait_until(lambda: self.answers() or process.poll() is not None, seconds=60, what="the hub")
+        wait_until(lambda: self.answers() or process.poll() is not None, seconds=120, what="the hub")
         assert process.poll() is None, self.log()
 
     def answers(self) -> bool:

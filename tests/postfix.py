@@ -110,6 +110,8 @@ class Backend:
     def deferred(self) -> str:
         """Wait until Postfix defers a mail; what `postqueue -p` prints then."""
         wait_until(lambda: "status=deferred" in (self.base / "log").read_text(), what="Postfix deferring the mail")
+        # It says so before the mail is in that queue, and `postqueue -f` tries only what is there.
+        wait_until(lambda: any((self.base / "queue" / "deferred").glob("*/*")), what="the mail in the deferred queue")
         return self.queue()
 
     def postfix(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:

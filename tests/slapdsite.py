@@ -235,9 +235,9 @@ class Slapd:
 
     def opens(self, password: str, student: int) -> bool:
         """Whether the password is that student's: the server lets a client in with it."""
-        server = ldap3.Server("127.0.0.1", port=self.port, get_info=ldap3.NONE, connect_timeout=10)
+        server = ldap3.Server("127.0.0.1", port=self.port, get_info=ldap3.NONE, connect_timeout=20)
         dn = f"uid=student{student},ou=People,{BASE}"
-        client = ldap3.Connection(server, dn, password, receive_timeout=10)
+        client = ldap3.Connection(server, dn, password, receive_timeout=20)
         try:
             return bool(client.bind())
         finally:

@@ -39,12 +39,12 @@ def free_port() -> int:
         return port
 
 
-def wait_until(ask: Callable[[], T], *, seconds: float = 20.0, what: str = "the condition", every: float = 0.02) -> T:
+def wait_until(ask: Callable[[], T], *, seconds: float = 60.0, what: str = "the condition", every: float = 0.02) -> T:
     """Ask again and again until the answer is true, and return it; fails after the deadline with what was awaited.
 
     Args:
         ask: the question.
-        seconds: the deadline.
+        seconds: the deadline; long, as only a failure waits it out and a machine may stall.
         what: for the message.
         every: seconds between two looks; more where asking costs others their time.
     """

@@ -114,7 +114,9 @@ def whole_system(seats: int, *, patience: float, insist: float = 0.0) -> Iterato
         slapd = Slapd(_aside(stack, "slapd") / "slapd", students=range(FIRST, FIRST + seats))
         stack.callback(slapd.stop)
         slapd.start()
-        more = {**api.keys, **hub.keys, **slapd.keys(), "VAULTPWD": "of-the-vault", "WODSCRIPTTIMEOUT": 24}
+        # Short where parts are killed and scripts hang; a machine that is only slow needs more.
+        script = 24 if insist else 120
+        more = {**api.keys, **hub.keys, **slapd.keys(), "VAULTPWD": "of-the-vault", "WODSCRIPTTIMEOUT": script}
         site = LinuxDeployment(folder, seats, WODREPLYBUDGET=10_000, **more)
         stack.callback(site.close)
         key = _key_pair(folder / "service")

@@ -170,7 +170,7 @@ class Story:
 def lands(student: int, address: str) -> str:
     """The user as whom a student is at the appliance, with the key of the home; empty when it is refused."""
     home = pwd.getpwnam(f"student{student}").pw_dir
-    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5"]
+    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=30"]
     argv = ["ssh", "-i", f"{home}/.ssh/id_ed25519", *(word for each in options for word in ("-o", each))]
     who = {"user": UIDS + student, "group": UIDS + student, "extra_groups": [], "cwd": "/"}
     done = subprocess.run(

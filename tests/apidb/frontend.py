@@ -74,7 +74,7 @@ class Sent:
     arrived: bool
 
 
-def send(port: int, subject: str, word: str, sender: str = "wodadmin@localhost", timeout: float = 10.0) -> bool:
+def send(port: int, subject: str, word: str, sender: str = "wodadmin@localhost", timeout: float = 30.0) -> bool:
     """One mail as the Node frontend sends it: everything at once with bare LF, no blank line after the Subject, and
     the socket destroyed at the first byte that comes back.
 

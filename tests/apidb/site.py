@@ -249,7 +249,7 @@ class ApiDbSite:
             if line["method"] == "PUT" and (all_of_them or line["status"] == 200)
         ]
 
-    def await_puts(self, count: int, since: int = 0, seconds: float = 20.0) -> list[tuple[str, dict[str, Any]]]:
+    def await_puts(self, count: int, since: int = 0, seconds: float = 60.0) -> list[tuple[str, dict[str, Any]]]:
         """Wait until so many PUTs have changed a row; returns them."""
         return wait_until(
             lambda: found if len(found := self.puts(since)) >= count else [], seconds=seconds, what=f"{count} PUTs"

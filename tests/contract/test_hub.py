@@ -42,8 +42,8 @@ def refused(message: str) -> tuple[int, object]:
 
 
 def settings(url: str, **more: Any) -> Settings:
-    """A configuration that names a hub, impatient."""
-    return Settings(WODBEAPIURL=url, WODBETOKEN=TOKEN, **{"WODHUBTIMEOUT": 2, "WODHUBPATIENCE": 0.6, **more})
+    """A configuration that names a hub; patient, for a busy machine is slow, unless a test has trouble that lasts."""
+    return Settings(WODBEAPIURL=url, WODBETOKEN=TOKEN, **{"WODHUBTIMEOUT": 60, "WODHUBPATIENCE": 20, **more})
 
 
 class TestNoHub(HubContract):
@@ -238,14 +238,13 @@ def test_too_many_requests_for_too_long(site: ScriptedHub) -> None:
 
 def test_a_hub_that_is_away() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    hub = JupyterHub(settings(url))
+    hub = JupyterHub(settings(url, WODHUBPATIENCE=0.6))
     with pytest.raises(Temporary, match=f"JupyterHub is away.*Connection refused.*check WODBEAPIURL .{url}") as caught:
         hub.start(1)
-    began = time.monotonic()
-    with pytest.raises(Temporary):
-        hub.stop(2)
-    assert time.monotonic() - began < 0.4, "only the first call waits out the patience"
     assert "tries: 1)" not in caught.value.operator
+    with pytest.raises(Temporary) as later:
+        hub.stop(2)
+    assert "tries: 1)" in later.value.operator, "only the first call waits out the patience"
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -273,7 +272,8 @@ def test_something_else_answers(site: ScriptedHub, jupyter: Hub, answer: Any) ->
         jupyter.start(1)
 
 
-def test_a_page_in_place_of_the_hub(site: ScriptedHub, jupyter: Hub) -> None:
+def test_a_page_in_place_of_the_hub(site: ScriptedHub) -> None:
+    jupyter = JupyterHub(settings(site.url, WODHUBPATIENCE=0.6))
     site.answer(f"POST {USER}", (404, "<html>nginx</html>"))
     with pytest.raises(Temporary, match=r"404 <html>nginx.*check WODBEAPIURL .* and that the hub runs"):
         jupyter.ensure(1)
@@ -306,7 +306,7 @@ def test_close_ends_waiting_at_once(site: ScriptedHub) -> None:
     thread.start()
     wait_until(lambda: site.asked.count(f"GET {USER}") > 1, what="polling")
     hub.close()
-    thread.join(10)
+    thread.join(60)
     assert [type(error) for error in said] == [Temporary]
 
 
@@ -319,14 +319,14 @@ def test_many_threads_wait_side_by_side(site: ScriptedHub, jupyter: Hub) -> None
         site.answer(f"GET /users/student{student}", (200, STARTING), (200, STARTING), (200, RUNNING))
 
     def start(student: int) -> None:
-        together.wait(10)
+        together.wait(60)
         notes.append(jupyter.start(student))
 
     threads = [threading.Thread(target=start, args=(student,)) for student in range(1, 11)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert notes == ["started"] * 10
 
 

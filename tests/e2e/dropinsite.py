@@ -173,7 +173,9 @@ class DropIn(LinuxDeployment):
 
     def deferred(self) -> bool:
         """Whether Postfix says that it keeps a mail for later."""
-        return "status=deferred" in (self.folder / "postfix/log").read_text()
+        # It says so before the mail is in that queue, and `postqueue -f` tries only what is there.
+        queued = any((self.folder / "postfix/queue/deferred").glob("*/*"))
+        return queued and "status=deferred" in (self.folder / "postfix/log").read_text()
 
     def as_service(self, *argv: str, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run a program as the service user, with what its login sets and `more`."""

@@ -127,7 +127,7 @@ class Deployment:
     def answers(self) -> bool:
         """Whether the listener greets."""
         try:
-            with smtplib.SMTP("127.0.0.1", self.port, timeout=10) as client:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
                 client.noop()
         except OSError:
             return False

@@ -254,7 +254,7 @@ def run(site: LinuxDeployment, argv: list[str], **more: str) -> tuple[int, str]:
     values = {**configtext.shell_variables(site.settings), **more, **asuser.environment(SERVICE)}
     values |= {"WOD_CONFIG": str(site.file)}
     done = subprocess.run(
-        [*asuser.prefix(SERVICE), *argv], env=values, cwd="/", capture_output=True, text=True, check=False, timeout=60
+        [*asuser.prefix(SERVICE), *argv], env=values, cwd="/", capture_output=True, text=True, check=False, timeout=120
     )
     return done.returncode, done.stdout + done.stderr
 

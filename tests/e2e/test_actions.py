@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import leaks
 from tests.contract.accounts_contract import notebook
 from tests.e2e.harness import ROOT, Deployment, step_of
 from tests.parts import require
@@ -319,7 +320,7 @@ def test_abort_ends_the_script_at_once(site: Deployment) -> None:
     number = site.requests()[-1]["id"]
     command = [sys.executable, "-m", "wodmail", "abort", "--config", str(site.file), str(number)]
     subprocess.run(command, cwd=ROOT, check=True)
-    row = next(found for found in site.ended(1, seconds=15) if found["id"] == number)
+    row = next(found for found in site.ended(1) if found["id"] == number)
     assert row["state"] == "aborted"
     assert step_of(row, "create-script")["error"] == "ended by an abort"
     assert step_of(row, "copy-folder")["state"] == "waiting"
@@ -333,10 +334,13 @@ def test_a_hanging_script_is_ended_whole_after_its_time(tmp_path: Path) -> None:
     impatient.script("create-WKSHP-Hangs.sh", "trap '' TERM; echo hanging; sleep 633\n")
     impatient.start()
     try:
-        row = impatient.one("CREATE 64 0", "WKSHP-Hangs")
+        for student in (64, 65, 66):  # the first is enough, unless two seconds are too short for bash to begin
+            row = impatient.one(f"CREATE {student} 0", "WKSHP-Hangs")
+            assert row["state"] == "failed"
+            if step_of(row, "create-script")["output"]:
+                break
     finally:
         impatient.close()
-    assert row["state"] == "failed"
     assert "2" in step_of(row, "create-script")["error"]
     assert "hanging" in step_of(row, "create-script")["output"]
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "633"]]
@@ -498,10 +502,6 @@ def test_no_password_stays_anywhere_but_in_the_trace(site: Deployment) -> None:
     trace = (site.state / ".mail" / "from").read_text()
     found = re.search(r"student 77 \(passwd (\w+)\)", trace)
     assert found is not None
-    secret = found[1].encode()
     wait_until(lambda: not list((site.state / "secrets").glob("*/password-77*")), what="the secret's removal")
-    allowed = {site.state / ".mail" / "from"}
-    outbox = site.state / "outbox"
-    for file in site.folder.rglob("*"):
-        if file.is_file() and file not in allowed and outbox not in file.parents:
-            assert secret not in file.read_bytes(), file
+    allowed = {site.state / ".mail" / "from", site.state / "outbox"}
+    assert leaks.in_files([site.folder], {"password": found[1]}, allowed) == []

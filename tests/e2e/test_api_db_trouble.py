@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, folder: Path, **extra: Any) -> None:
         self.api = ApiDbSite(folder, base=BASE)
-        more = {"WODMONITOR": "monitor@localhost", "WODREPLYBUDGET": 1000, "WODAPIDBTIMEOUT": 1, **extra}
+        more = {"WODMONITOR": "monitor@localhost", "WODREPLYBUDGET": 1000, "WODAPIDBTIMEOUT": 20, **extra}
         self.backend = Deployment(folder, **more, **self.api.keys)
         self.backend.workshop("WKSHP-Test", range=[1, 20])
         self.backend.script("create-WKSHP-Test.sh", HOLD.format(folder))
@@ -159,7 +159,8 @@ def test_down_in_the_middle_writes_are_kept_in_order(make: Callable[..., World])
     assert world.seat(7, number) == (True, True, False)
     row = world.backend.one(f"CLEANUP 7 {number}", "WKSHP-Test")
     assert row["state"] == "done"
-    assert world.seat(7, number) == (False, True, True), "active is the frontend's to end"
+    # Behind what was kept these are kept as well, where that was not struck off yet.
+    wait_until(lambda: world.seat(7, number) == (False, True, True), what="the seat; active is the frontend's to end")
 
 
 def test_whoever_was_given_up_is_not_set_active(make: Callable[..., World]) -> None:
@@ -195,7 +196,7 @@ def test_a_server_that_goes_down_waits_for_no_next_try(make: Callable[..., World
     wait_until(lambda: [row for row in world.api.log() if row["status"] == 429], what="a call that will be repeated")
     began = time.monotonic()
     world.backend.stop(server)
-    assert time.monotonic() - began < 6, "Retry-After is 10 s"
+    assert time.monotonic() - began < 9, "Retry-After is 10 s"
     world.api.clear_faults()
     world.backend.start()
     assert world.backend.ended(1)[0]["state"] == "done"
@@ -224,7 +225,7 @@ def test_many_jobs_share_one_login(make: Callable[..., World]) -> None:
     numbers = {student: world.participant(student) for student in range(1, 11)}
     for student, number in numbers.items():
         world.backend.mail(f"CREATE {student} {number}", "WKSHP-Test")
-    assert {row["state"] for row in world.backend.ended(10)} == {"done"}
+    assert {row["state"] for row in world.backend.ended(10, seconds=180)} == {"done"}
     assert len([line for line in world.api.log() if line["path"].endswith("/login")]) == 1
     assert all(world.seat(student, number) == (True, True, False) for student, number in numbers.items())
 
@@ -238,7 +239,7 @@ def test_a_script_waits_until_a_participant_is_cleaned(make: Callable[..., World
     begun = world.api.mark()
     world.backend.mail(f"CREATE 7 {seven}", "WKSHP-Test")
     asked = f"/api/customers/{eight}"
-    wait_until(lambda: [row["path"] for row in world.api.log(begun)].count(asked) == 2, what="the script to wait")
+    wait_until(lambda: [row["path"] for row in world.api.log(begun)].count(asked) >= 2, what="the script to wait")
     world.api.update("customers", eight, cleaned=True)
     row = world.backend.ended(1)[0]
     assert row["state"] == "done", step_of(row, "create-script")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -109,7 +111,7 @@ def start(site: LinuxDeployment, tree: Path, script: str, **more: str) -> subpro
 def run(site: LinuxDeployment, tree: Path, script: str, **more: str) -> tuple[int, str, str]:
     """Run a script to its end: status, output, errors."""
     process = start(site, tree, script, **more)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
@@ -164,7 +166,7 @@ def test_an_appliance_that_hangs_ends_in_time(site: LinuxDeployment, lab: Applia
     began = time.monotonic()
     status, _, err = run(site, tree, "reset-appliance", WODRTARGET=lab.base, WODSCRIPTTIMEOUT="12")
     lab.shell(lab.base, f"rm /home/{SERVICE}/.bashrc")
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 30  # it would sleep for 60; the words tell the limit
     assert (status, err) == (69, f"appliance {lab.base} (WKSHP-Mono) does not answer: not done after 3 s\n")
 
 
@@ -185,7 +187,10 @@ def test_many_that_hang_share_the_time_of_the_script(site: LinuxDeployment, lab:
     status, _, err = run(site, tree, "reset-appliance", **many)
     seconds = time.monotonic() - began
     lab.shell(lab.base, f"rm /home/{SERVICE}/.bashrc")
-    assert seconds < 8
+    assert seconds < 30
+    # By what each call was given, not by the clock, for a busy machine adds to that: four at a time, 8 s in all.
+    given = [int(found) for found in re.findall(r"not done after (\d+) s", err)]
+    assert given and sum(given) < 4 * 8, err
     told = f"appliance {lab.base} (WKSHP-Mono)"
     assert (status, [line for line in err.splitlines() if not line.startswith(told)]) == (69, []), err
     assert len(err.splitlines()) == len(students)
@@ -216,13 +221,22 @@ def test_a_reset_of_many_goes_on_past_one_that_is_down(site: LinuxDeployment, la
         assert (lands(student, address, password=f"Other{student}") != "") == reached
 
 
+def command_lines() -> list[bytes]:
+    """Those of all processes that don't end just now."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_bytes())
+    return found
+
+
 def test_the_password_is_on_no_command_line(site: LinuxDeployment, lab: Appliances, tree: Path, home: Path) -> None:
     lab.write(lab.base, "/usr/local/bin/chpasswd", SLOW_CHPASSWD, "0755")
     try:
         process = start(site, tree, "create-appliance", WODRTARGET=lab.base)
         wait_until(lambda: lab.run(lab.base, ["ls", "/run/began"], check=False), what="chpasswd")
         # The appliance's processes are among those of the machine around it.
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+        lines = command_lines()
         lab.shell(lab.base, "touch /run/go")
         assert process.wait(60) == 0
         process.communicate()

@@ -158,7 +158,7 @@ def test_an_appliance_that_is_down(site: LinuxDeployment, lab: Appliances) -> No
     try:
         began = time.monotonic()
         row = site.one(f"CREATE {SECOND} 0", "WKSHP-Multi")
-        assert time.monotonic() - began < SCRIPT_SECONDS / 2
+        assert time.monotonic() - began < SCRIPT_SECONDS - 10
     finally:
         lab.up(lab.addresses[1])
     assert row["state"] == "failed"

@@ -114,7 +114,7 @@ def held(site: DropIn) -> None:
     site.postfix("postqueue", "-f")
     row = site.ended(1)[0]
     assert replied(site, row["id"]) == [f"Re: {row['subject']}: the plan; nothing was changed"]
-    assert "Mail queue is empty" in site.postfix("postqueue", "-p")
+    wait_until(lambda: "Mail queue is empty" in site.postfix("postqueue", "-p"), what="an empty queue")
 
 
 def seats(site: DropIn, *, active: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -93,7 +94,12 @@ def nothing_leaks(site: LinuxDeployment, jupyterhub: HubSite) -> Iterator[None]:
 
 def servers(student: int) -> list[psutil.Process]:
     """The student's servers: what runs as the student and was started by a hub."""
-    return [found for found in running(BASE + student) if "jupyterhub-singleuser" in " ".join(found.cmdline())]
+    made = []
+    for found in running(BASE + student):
+        with contextlib.suppress(psutil.NoSuchProcess):  # another one may end meanwhile
+            if "jupyterhub-singleuser" in " ".join(found.cmdline()):
+                made.append(found)
+    return made
 
 
 def reply(site: LinuxDeployment, row: dict[str, Any]) -> str:
@@ -157,7 +163,7 @@ def restart_under(jupyterhub: HubSite, student: StudentAtWork) -> None:
     assert servers(FIRST) == before, "the server goes on without the hub"
     assert student.notebook(READ_ME)["cells"], "and the student's browser reaches it"
     jupyterhub.start()
-    assert (jupyterhub.server(NAME) or {})["ready"], "the new hub knows it"
+    wait_until(lambda: (jupyterhub.server(NAME) or {}).get("ready"), what="the new hub to know it")
     assert servers(FIRST) == before
     assert student.execute(READ_ME, 2) == 2
 

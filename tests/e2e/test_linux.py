@@ -397,7 +397,7 @@ def test_kill_in_the_middle_of_a_create(site: LinuxDeployment, home: Path, held:
     server = site.running[-1]
     server.kill()
     server.wait()
-    psutil.wait_procs(helpers, 15)
+    psutil.wait_procs(helpers, 60)
     assert not any(each.is_running() for each in helpers), "a helper ends with its server"
     began.unlink()
     site.start()

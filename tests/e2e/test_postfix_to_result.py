@@ -66,7 +66,7 @@ def test_from_smtp_to_the_result_mail(backend: Backend, site: Deployment) -> Non
     assert "student 7" in (site.home(7) / "WKSHP-Test" / "0-ReadMeFirst.ipynb").read_text()
     mail = wait_until(lambda: site.replies(row["id"]), what="the result mail")[0]
     assert (mail["Subject"], mail["To"]) == ("Re: CREATE 7 0: done", FRONTEND)
-    assert "Mail queue is empty" in backend.queue()
+    wait_until(lambda: "Mail queue is empty" in backend.queue(), what="an empty queue")
     assert backend.mailbox == ""
     backend.send("CREATE 7;reboot 0", body="WKSHP-Test\r\n")
     refused = site.ended(2)[-1]

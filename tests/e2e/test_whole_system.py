@@ -202,12 +202,14 @@ def operator_retries(whole: Whole, rows: list[dict[str, Any]]) -> None:
 # -- the two lengths -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)
 def test_people_come_work_and_go() -> None:
-    undisturbed(5, seats=4, seconds=150)
+    undisturbed(5, seats=4, seconds=400)
 
 
+@pytest.mark.timeout(900)
 def test_people_come_work_and_go_while_every_part_is_killed() -> None:
-    disturbed(5, seats=4, rounds=1, seconds=200)
+    disturbed(5, seats=4, rounds=1, seconds=400)
 
 
 @pytest.mark.soak

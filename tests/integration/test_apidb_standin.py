@@ -149,12 +149,16 @@ def test_faults_that_end_the_connection(site: ApiDbSite, api: httpx.Client, kind
 def test_hanging_until_the_client_leaves(site: ApiDbSite) -> None:
     site.configure(absent="hang")
     with client(site, timeout=0.3) as api:
+        known = len(site.log())
         with pytest.raises(httpx.ReadTimeout):
             api.put("customer/99", json={"active": True})
+        # A slow server reads the request after the client has left; the fault is for the one that comes next.
+        wait_until(lambda: len(site.log()) == known + 1, what="the end of the first")
         site.fault("hang", 1)
         with pytest.raises(httpx.ReadTimeout):
             api.get("students")
-        assert api.get("students").status_code == 200
+        wait_until(lambda: len(site.log()) == known + 2, what="the end of the second")
+        assert api.get("students", timeout=20).status_code == 200
     assert [line["status"] for line in site.log()[-3:]] == [0, 0, 200]
     wait_until(lambda: not serving(), what="the end of the threads that hung")
     assert site.running

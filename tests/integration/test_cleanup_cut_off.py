@@ -52,7 +52,7 @@ class Run:
     def end(self, number: int) -> int:
         """Send a signal to it and its children, as a terminal does; its exit status."""
         os.killpg(self.process.pid, number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self) -> None:
         """End it in any case."""

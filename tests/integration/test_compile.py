@@ -224,7 +224,7 @@ def test_a_run_that_is_ended_leaves_nothing_and_shows_nothing(bench: Bench, slow
     told = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if _readable(file))
     assert TOKEN.encode() not in told and PASSWORD.encode() not in told
     bench.desk.launcher.end_job(1)
-    thread.join(30)
+    thread.join(120)
     assert caught[0].sender == "the playbook run ended before it was finished"
     found = processes.lookup(int(pid))
     assert found is None or found.dead

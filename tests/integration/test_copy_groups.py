@@ -184,10 +184,14 @@ def test_a_hanging_private_task_file_is_ended_with_all_it_started(tmp_path: Path
     mark = tmp_path / "pid"
     script = f"echo $$ > {mark}; exec sleep 600"
     task = [{"name": "Hang", "ansible.builtin.command": {"argv": ["sh", "-c", script]}}]
-    desk = Desk(settings_for(tmp_path, WODSTEPTIMEOUT=6))
+    (tmp_path / "private").mkdir(exist_ok=True)
     (tmp_path / "private/pre_templating.yml").write_text(str(task))
-    with pytest.raises(Failed, match="took longer than 6 s"):
-        desk.copy("WKSHP-Small101")
+    for seconds in (6, 60):  # the longer one where a slow machine has not come to the script in the shorter
+        desk = Desk(settings_for(tmp_path, WODSTEPTIMEOUT=seconds))
+        with pytest.raises(Failed, match=f"took longer than {seconds} s"):
+            desk.copy("WKSHP-Small101")
+        if mark.exists() and mark.read_text():
+            break
     pid = int(mark.read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the end of what the hook started")
     assert not Path(f"/proc/{pid}").exists()

@@ -194,7 +194,8 @@ def mail_server(limit: int, told: bool) -> Iterator[tuple[int, list[bytes]]]:
             received.append(content)
             return "250 OK"
 
-    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port(), data_size_limit=limit if told else None)
+    size = limit if told else None
+    controller = Controller(Handler(), hostname="127.0.0.1", port=free_port(), data_size_limit=size, ready_timeout=60)
     controller.start()
     try:
         yield controller.port, received

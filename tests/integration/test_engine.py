@@ -259,20 +259,25 @@ def test_random_kills_shelve_nothing(bench: Bench) -> None:
         assert len(starts) - len(ends) <= 6
 
 
-def test_sigterm_lets_steps_finish_and_is_no_interruption(bench: Bench) -> None:
-    job = bench.add("sleep=0.6,ok,ok")
-    process = bench.start()
-    wait_until(lambda: "start 0:sleep=0.6" in bench.short(job), what="the first step")
+def test_sigterm_lets_steps_finish_and_is_no_interruption(bench: Bench, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    job = bench.add(f"gate={gate},ok,ok")
+    process = bench.start(drain=60)
+    wait_until(lambda: f"start 0:gate={gate}" in bench.short(job), what="the first step")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
-    assert "end 0:sleep=0.6" in bench.short(job)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "draining\n"]
+    assert process.poll() is None
+    gate.touch()
+    assert process.wait(timeout=60) == 0
+    assert f"end 0:gate={gate}" in bench.short(job)
     assert "start 1:ok" not in bench.short(job)
     row = bench.store.row(sa.select(jobs).where(jobs.c.id == job))
     assert row is not None
     assert row["drained"]
     assert row["state"] in UNFINISHED
     assert bench.run() == 0
-    assert bench.short(job).count("start 0:sleep=0.6") == 1
+    assert bench.short(job).count(f"start 0:gate={gate}") == 1
     row = bench.store.row(sa.select(jobs).where(jobs.c.id == job))
     assert row is not None
     assert (row["state"], row["interruptions"]) == ("done", 0)
@@ -284,7 +289,7 @@ def test_a_drain_that_is_too_short_leaves_the_step_to_the_next_life(bench: Bench
     process = bench.start(drain=0.2)
     wait_until(lambda: any("start" in event for event in bench.short(job)), what="the first step")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert bench.states()[job] == "running"
     gate.touch()
     assert bench.run() == 0
@@ -299,15 +304,20 @@ def test_an_aborted_job_skips_what_is_left_but_the_always_steps(bench: Bench, tm
     with bench.store.transaction() as connection:
         connection.execute(jobs.update().where(jobs.c.id == job).values(abort=True))
     gate.touch()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert bench.states()[job] == "aborted"
     assert "start 1:ok" not in bench.short(job)
 
 
-def test_workers_bound_what_runs_at_once(bench: Bench) -> None:
+def test_workers_bound_what_runs_at_once(bench: Bench, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     for student in range(1, 13):
-        bench.add("sleep=0.1", (student,))
-    assert bench.run(workers=3) == 0
+        bench.add(f"gate={gate},sleep=0.1", (student,))
+    process = bench.start(workers=3)
+    # The first ones stay until all workers have one, however long those take to come.
+    wait_until(lambda: sum("] start" in event for event in bench.events()) >= 3, what="three at work")
+    gate.touch()
+    assert process.wait(timeout=120) == 0
     running = most = 0
     for event in bench.events():
         running += "] start" in event

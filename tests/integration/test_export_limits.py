@@ -96,7 +96,7 @@ def test_time(work: Callable[[], bytes]) -> None:
     began = time.monotonic()
     with pytest.raises(Failed, match="in the time that a conversion may take"):
         apart(work, Limits(seconds=1))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_processor_time_alone() -> None:

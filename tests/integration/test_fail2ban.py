@@ -237,7 +237,7 @@ class Jail:
             yield
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
     def ask(self, *words: str) -> str:
         """What `fail2ban-client` says; nothing when it fails."""

@@ -81,11 +81,17 @@ def site(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is only slow, never away, unless a test says otherwise."""
+    monkeypatch.setattr(Beside.__init__, "__defaults__", (60.0,))
+
+
 def home(site: Path, student: int = FIRST) -> Path:
     return site / "students" / f"student{student}"
 
 
-def found_by(guard: Guard, rule: str, *, seconds: float = 20) -> Cycle:
+def found_by(guard: Guard, rule: str, *, seconds: float = 60) -> Cycle:
     """Run cycles until one finds something by that rule."""
 
     def look() -> Cycle | None:
@@ -325,7 +331,7 @@ def test_a_student_that_forks_faster_than_it_is_killed(site: Path, started: list
         guard.cycle()
         return not running(FIRST_UID) or FIRST in guard.cases.wanted()
 
-    assert wait_until(over, seconds=40, every=0.1, what="the end of the bomb, or the PURGE that ends it")
+    assert wait_until(over, seconds=120, every=0.1, what="the end of the bomb, or the PURGE that ends it")
     assert started[1].poll() is None
     assert {case.student for case in guard.cases.cases.values()} == {FIRST}
 
@@ -439,6 +445,11 @@ def wired(site: Path, started: list[Any], pool: socket.socket, program: str) -> 
     return Guard(settings), pool.accept()[0]
 
 
+def descriptors(pid: int) -> int:
+    """How many sockets a process holds."""
+    return sum(target.startswith("socket:") for target in map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))
+
+
 @pytest.mark.parametrize("program", [HEADLESS, APART], ids=["first thread has ended", "descriptors of its own"])
 def test_a_connection_of_some_thread_is_its_processes(site: Path, started: list[Any], program: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as pool:
@@ -461,6 +472,8 @@ def test_a_connection_that_no_process_has_leads_to_a_purge(site: Path, started: 
     with socket.create_server(("127.0.0.1", 0)) as pool:
         guard, connection = wired(site, started, pool, POSTED)
         with connection:
+            # The program holds its own end for a moment still; then it has the pair only.
+            wait_until(lambda: descriptors(started[0].pid) == 2, what="the end of its own descriptor")
             (found,) = wait_until(lambda: [f for f in guard.cycle().findings if not f.processes], what="nobody's")
             assert "a process that could not be found" in found.words
             wait_until(lambda: guard.cycle() and FIRST in guard.cases.wanted(), what="the PURGE")
@@ -510,13 +523,13 @@ def test_processes_that_hide_their_command_lines_hold_up_a_look_once(
     try:
         begun = time.monotonic()
         (found,) = guard.cycle().findings
-        assert time.monotonic() - begun < 3  # one after another they would take ten
+        assert time.monotonic() - begun < 8  # one after another they would take ten
         assert (found.rule, len(found.processes), len(beats) > 1) == ("hidden", 24, True)
         after = Guard(guard.settings)  # it knows them, and waits for none of them
-        after.watcher._seconds = 0.4
+        after.watcher._seconds = 20
         begun = time.monotonic()
         (found,) = after.cycle().findings
-        assert (time.monotonic() - begun < 0.5, len(found.processes)) == (True, 24)
+        assert (time.monotonic() - begun < 8, len(found.processes)) == (True, 24)
         after.cases.ladder = after.cases.ladder.model_copy(update={"stop_after_seconds": 0})
         after.cycle()
         assert [each.wait(10) for each in started[:-1]] == [-signal.SIGKILL] * 24
@@ -845,14 +858,14 @@ def test_the_service_works_as_its_user_with_three_capabilities(site: Path, start
             service = subprocess.Popen(argv, stderr=log, cwd="/", env=asuser.environment(SERVICE))
             started.append(service)
             status = settings.WODSTATEDIR / "guard" / "status.json"
-            wait_until(status.exists, seconds=30, what=f"the first cycle; {(site / 'log').read_text()}")
+            wait_until(status.exists, what=f"the first cycle; {(site / 'log').read_text()}")
             assert psutil.Process(service.pid).uids().effective != 0
             assert started[0].poll() is None
             private.write_text(private.read_text().replace("teapot", "sleep"))
             service.send_signal(signal.SIGHUP)
             wait_until(lambda: started[0].poll() == -signal.SIGKILL, what=(site / "log").read_text())
             service.send_signal(signal.SIGTERM)
-            assert service.wait(20) == 0
+            assert service.wait(60) == 0
     text = (site / "log").read_text()
     assert text.count("guard-policy-loaded") >= 1 and "guard-ended" in text
     assert {file.owner() for file in (settings.WODSTATEDIR / "guard").rglob("*")} == {SERVICE}

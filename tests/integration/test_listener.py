@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import socket
 import struct
@@ -303,17 +304,26 @@ def test_a_silent_client_is_sent_away(tmp_path: Path) -> None:
 
 
 def test_each_command_starts_the_time_anew(tmp_path: Path) -> None:
-    with running(tmp_path, timeout=1.0) as door, door.connect() as client:
-        read_until(client, b"220 ")
-        client.settimeout(0.6)
-        with pytest.raises(TimeoutError):
-            client.recv(1)
-        client.settimeout(20)
-        asked = time.monotonic()
-        client.sendall(b"MAIL FROM:<a@b.test>\r\n")
-        read_until(client, b"250 2.1.0")
-        assert b"421 4.4.2" in read_all(client)
-        assert time.monotonic() - asked > 0.9
+    with running(tmp_path, timeout=1.0) as door:
+
+        def anew() -> bool:
+            came = time.monotonic()
+            with door.connect() as client:
+                read_until(client, b"220 ")
+                time.sleep(0.6)
+                asked, said = time.monotonic(), b""
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"MAIL FROM:<a@b.test>\r\n")
+                    said = read_all(client)
+                if b"250 2.1.0" not in said:
+                    # Only a machine that stalled for the rest of that second may let the command come too late.
+                    assert time.monotonic() - came > 0.9
+                    return False
+                assert b"421 4.4.2" in said
+                assert time.monotonic() - asked > 0.9
+                return True
+
+        assert any(anew() for _ in range(10))
 
 
 def test_too_many_connections(tmp_path: Path) -> None:

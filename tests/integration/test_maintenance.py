@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import wait_until
 from wodmail import maintenance, processes
 from wodmail.errors import Failed
 from wodmail.maintenance import Played, play
@@ -132,7 +133,8 @@ def test_timeout_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="took longer than 3 s"):
         play(site(tmp_path, slow), "trial", variables={"OUT": "x"}, timeout=3)
     # Each of ansible's workers leads a session of its own; none of them is left.
-    assert [each.pid for each in processes.table() if str(tmp_path).encode() in _command_line(each.pid)] == []
+    here = str(tmp_path).encode()
+    wait_until(lambda: not [each for each in processes.table() if here in _command_line(each.pid)], what="their end")
 
 
 def _command_line(pid: int) -> bytes:

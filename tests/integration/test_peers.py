@@ -37,7 +37,7 @@ def test_node_loses_no_mail(tmp_path: Path) -> None:
     program = [node, str(ROOT / "tests" / "data" / "frontend.js")]
     with running(tmp_path) as door:
         subprocess.run([*program, str(door.port), str(MAILS), "20"], check=True, timeout=120)
-        wait_until(lambda: len(door.spool.new()) >= MAILS, seconds=30, what="all mails of the node client")
+        wait_until(lambda: len(door.spool.new()) >= MAILS, what="all mails of the node client")
         assert numbers(door.raws()) == list(range(1, MAILS + 1))
         assert {mail.sender for mail in door.mails()} == {"frontend@wod.test"}
         assert door.raws()[0].endswith(b" 57 user@example.org\nWKSHP-Demo101\n")

@@ -36,7 +36,7 @@ class World:
             "WODNOBO": str(self.notebooks),
             "WODUSERMIN": 1,
             "WODUSERMAX": 20,
-            "WODAPIDBTIMEOUT": 1,
+            "WODAPIDBTIMEOUT": 20,
             "WODAPIDBRETRIES": 0,
             **api.keys,
         }

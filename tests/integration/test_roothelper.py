@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import wait_until
 from wodmail.errors import Temporary
 from wodmail.students.helperclient import HelperClient
 from wodmail.students.roothelper import MAX_WORKERS
@@ -35,9 +36,15 @@ def perform(limits, request):
         os.kill(os.getpid(), signal.SIGSTOP)
     return Answer({"said": op})
 
+class Server(roothelper.Server):
+    def _start(self, request):
+        super()._start(request)
+        if request.fields["op"] != "stop":  # these don't hang, but a busy machine may be slow
+            list(self._workers.values())[-1].until += 600
+
 roothelper.perform = perform
 roothelper.WORKER_SECONDS, roothelper.LAST_SECONDS = float(sys.argv[2]), 0.5
-roothelper.Server(Limits(1, 2, 1000, 1000, "/student", "nobody"), 0, 1).serve()
+Server(Limits(1, 2, 1000, 1000, "/student", "nobody"), 0, 1).serve()
 """
 
 
@@ -49,26 +56,43 @@ def lock(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(lock: Path) -> Iterator[HelperClient]:
-    """A helper whose workers have half a second."""
-    found = HelperClient([sys.executable, "-c", HELPER, str(lock), "0.5"], timeout=30)
+    """A helper whose workers have half a second to stop."""
+    found = HelperClient([sys.executable, "-c", HELPER, str(lock), "0.5"], timeout=60)
     yield found
     found.close()
 
 
 def test_a_stopped_worker_is_ended_at_its_deadline(client: HelperClient, lock: Path) -> None:
-    with pytest.raises(Temporary, match="interrupted") as error:
-        client.call("stop")
-    assert "ended after 0.5 s" in error.value.operator
+    for _ in range(10):  # once, unless the machine is so slow that the half second was over before it stopped
+        with pytest.raises(Temporary, match="interrupted") as error:
+            client.call("stop")
+        assert "ended after 0.5 s" in error.value.operator
+        if pids(lock):
+            break
     assert client.call("hold").fields["said"] == "hold"  # so the lock was given back
-    worker, child = map(int, lock.with_suffix(".pids").read_text().split())
-    assert not [pid for pid in (worker, child) if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    worker, child = pids(lock)
+    wait_until(lambda: gone(worker) and gone(child), what="the end of both")
+
+
+def pids(lock: Path) -> list[int]:
+    """The worker that stopped and its child, when it has come so far."""
+    file = lock.with_suffix(".pids")
+    return [int(word) for word in file.read_text().split()] if file.exists() else []
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_many_that_hang_hold_nobody_up_for_long(client: HelperClient) -> None:
     with ThreadPoolExecutor(MAX_WORKERS + 1) as pool:
         hanging = [pool.submit(client.call, "stop") for _ in range(MAX_WORKERS)]
-        answer = pool.submit(client.call, "echo").result(30)
-        assert [type(each.exception(30)) for each in hanging] == [Temporary] * MAX_WORKERS
+        answer = pool.submit(client.call, "echo").result(120)
+        assert [type(each.exception(120)) for each in hanging] == [Temporary] * MAX_WORKERS
     assert answer.fields["said"] == "echo"
 
 
@@ -76,6 +100,6 @@ def test_what_hangs_when_the_input_ends_is_ended_with_it(lock: Path) -> None:
     patient = HelperClient([sys.executable, "-c", HELPER, str(lock), "600"], timeout=0.5)
     with pytest.raises(Temporary, match="in time"):
         patient.call("stop")
+    worker, _ = wait_until(lambda: pids(lock), what="the worker's stop")
     patient.close()
-    worker = int(lock.with_suffix(".pids").read_text().split()[0])
-    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
+    wait_until(lambda: gone(worker), what="the worker's end")

@@ -121,12 +121,22 @@ def test_a_deliver_that_fails_is_mailed_once_even_if_later(tmp_path: Path) -> No
 
 def test_a_run_that_takes_too_long_is_ended_whole(tmp_path: Path) -> None:
     where = place(tmp_path)
-    short = replace(RETENTION, limit=1)
     mark = tmp_path / "pid"
-    found = schedulerun.run(where, short, "timer", argv=shell(f"sleep 600 & echo $! >{mark}; wait"))
-    assert (found["state"], found["status"], found["reason"]) == ("failed", 124, "it was ended after 1 s")
+    for limit in (1, 20):  # the longer one where a slow machine has not come to the mark in the shorter
+        short = replace(RETENTION, limit=limit)
+        found = schedulerun.run(where, short, "timer", argv=shell(f"sleep 600 & echo $! >{mark}; wait"))
+        assert (found["state"], found["status"], found["reason"]) == ("failed", 124, f"it was ended after {limit} s")
+        if mark.exists() and mark.read_text():
+            break
     pid = int(mark.read_text())
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or b"\nState:\tZ" in Path(f"/proc/{pid}/status").read_bytes())
+
+    def gone() -> bool:
+        try:
+            return b"\nState:\tZ" in Path(f"/proc/{pid}/status").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    wait_until(gone, what="the end of what it started")
 
 
 def test_never_twice_at_once(tmp_path: Path) -> None:
@@ -138,7 +148,7 @@ def test_never_twice_at_once(tmp_path: Path) -> None:
     )
     first.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(60)
         with pytest.raises(Busy, match="at work already"):
             schedulerun.run(where, RETENTION, "hand", argv=shell("exit 0"))
         (row,) = [each for each in wodmail(where.file, "schedule", "list")["schedules"] if each["name"] == "retention"]

@@ -61,7 +61,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def sender(recorder: Recorder) -> Iterator[Sender]:
-    controller = Controller(recorder, hostname="127.0.0.1", port=free_port())
+    controller = Controller(recorder, hostname="127.0.0.1", port=free_port(), ready_timeout=60)
     controller.start()
     yield Sender(Settings(WODSMTPURL=f"smtp://127.0.0.1:{controller.port}"))
     controller.stop()

@@ -172,7 +172,7 @@ def test_seats_in_use_are_left(site: BulkSite) -> None:
     working, helped, waiting, seated, free = range(FIRST, FIRST + 5)
     for student in (working, helped, waiting, seated, free):
         spoil(site, student)
-    process = site.start(working, "sleep", "60")
+    process = site.start(working, "sleep", "600")
     lock = hold(f"student{helped}")
     office(site, waiting, seated)
     try:
@@ -446,7 +446,7 @@ def test_a_folder_of_homes_that_is_no_folder_is_told(site: BulkSite) -> None:
 
 def test_clean_makes_everything_anew(site: BulkSite) -> None:
     site.call("ensure")
-    process = site.start(FIRST, "sleep", "60")
+    process = site.start(FIRST, "sleep", "600")
     (site.home(FIRST + 1) / "work").touch()
     site.configure(CLEAN=True)
     try:

@@ -172,14 +172,14 @@ def test_many_ask_at_once_and_two_fetch() -> None:
     def fetch() -> int:
         fetched.append(1)
         begun.set()
-        go.wait(10)
+        go.wait(60)
         return len(fetched)
 
     shared = Shared(fetch, clock)
     first: list[int] = []
     leader = threading.Thread(target=lambda: first.append(shared.get()))
     leader.start()
-    begun.wait(10)
+    begun.wait(60)
     later: list[int] = []
     others = [threading.Thread(target=lambda: later.append(shared.get())) for _ in range(8)]
     for thread in others:
@@ -187,7 +187,7 @@ def test_many_ask_at_once_and_two_fetch() -> None:
     wait_until(lambda: len(looks) == 10, what="all to have asked")
     go.set()
     for thread in (leader, *others):
-        thread.join(10)
+        thread.join(60)
     assert first == [1]
     assert later == [2] * 8  # they asked after the first fetch had begun, so its answer was too old for them
 

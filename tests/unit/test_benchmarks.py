@@ -60,7 +60,7 @@ def test_client_and_rate_count_what_the_listener_stored(tmp_path: Path) -> None:
 
 def test_memory_of_this_process() -> None:
     with memory.Peak(os.getpid(), every=0.01) as peak:
-        figures.until(lambda: peak.processes, seconds=10, every=0.01, what="a sample")
+        figures.until(lambda: peak.processes, seconds=60, every=0.01, what="a sample")
     assert peak.rss > 10 * memory.MIB
     assert 0 < peak.pss <= peak.rss
 

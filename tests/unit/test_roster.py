@@ -228,7 +228,7 @@ def test_another_program_has_the_lock(etc: Path) -> None:
         ending = threading.Timer(0.1, other.stdin.close)
         ending.start()
         with accountfiles.locked(etc, 20):
-            assert other.wait(10) == 0
+            assert other.wait(60) == 0
         ending.join()
 
 
