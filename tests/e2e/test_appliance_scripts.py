@@ -24,7 +24,7 @@ from tests.support import wait_until
 from wodmail import configtext, paths, variables
 from wodmail.deliver import Outcome, Site, deliver
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("appliance-scripts")]
 WORD = "Werty1234"
 HOME = f"/home/student{FIRST}"
 # Waits at the door of the program that sets passwords, so that a test can look at the process list.

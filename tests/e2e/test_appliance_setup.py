@@ -16,7 +16,7 @@ from tests.e2e.appliancesite import SECOND, THIRD
 from tests.e2e.linuxsite import LinuxDeployment
 from tests.linux_students import FIRST
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("appliance-setup")]
 
 
 @pytest.fixture(scope="module")

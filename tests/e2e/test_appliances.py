@@ -25,7 +25,7 @@ from tests.e2e.watching import watching
 from tests.linux_students import FIRST
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("appliances")]
 SECRETS = {"VAULTPWD": "of-the-vault"}
 CALL = 'set -eu\n. "$WODFUNCTIONS"\n'
 

@@ -21,7 +21,7 @@ from tests.linux_students import BASE, FIRST
 from wodmail import paths, vault
 from wodmail.containers import Container, Definition, read
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("container-definitions")]
 FILES = sorted((paths.share("conf") / "containers").glob("*.yml"))
 PLACE = 1  # the second student's, in a range that begins with the first
 OPTIONS = {

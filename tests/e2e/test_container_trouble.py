@@ -15,7 +15,7 @@ from tests.e2e.seatsite import Engine, delivered, fresh_home, script, seat_site
 from tests.linux_students import FIRST
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("container-trouble")]
 DOWN = "failed: Error: Cannot connect to the daemon. Is it running?"
 # A call that takes for ever there, whose own time is short here.
 ENDLESS = """

@@ -18,7 +18,7 @@ from tests.e2e.watching import watching
 from tests.leaks import in_files
 from tests.linux_students import FIRST
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("container-workshops")]
 SECRETS = {"VAULTPWD": "of-the-vault"}
 
 

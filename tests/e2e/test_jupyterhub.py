@@ -22,7 +22,7 @@ from wodmail import paths
 from wodmail.errors import Failed
 from wodmail.hub import Hub, for_settings
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("jupyterhub")]
 
 READER = "reader-7" * 4
 

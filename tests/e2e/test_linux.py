@@ -24,7 +24,7 @@ from tests.parts import missing, require
 from tests.support import wait_until
 from wodmail.students import install
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux")]
 TOKEN = "mltok-4711-secret"
 # Ignores TERM and has itself born again in a session of its own, for as long as it may.
 RESPAWN = """

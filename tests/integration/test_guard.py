@@ -44,7 +44,7 @@ from wodmail.model import State
 from wodmail.registry.embedded import EmbeddedRegistry
 from wodmail.store import iso, jobs, open_store, requests, sessions
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("guard")]
 
 FIRST_UID = BASE + FIRST
 NOBODY = 65534

@@ -23,7 +23,7 @@ from wodmail.guard.watch import Students
 
 STUDENTS = Students(BASE, FIRST, FIRST)
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("guard-counting")]
 
 # Its children are never waited for: their time is lost when they end.
 CHAIN = """

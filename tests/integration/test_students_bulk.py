@@ -20,7 +20,7 @@ from tests.bulksite import BASE, FIRST, SERVICE, BulkSite, bulk_site
 from tests.contract.scriptedhub import scripted_hub
 from wodmail.students.rootlimits import hold
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("students-bulk")]
 
 INTERRUPTED = """
 import json, os, signal, subprocess, sys

@@ -12,7 +12,7 @@ from tests.e2e.appliancesite import SECOND, THIRD
 from tests.e2e.linuxsite import LinuxDeployment
 from tests.linux_students import BASE, FIRST, SERVICE
 
-pytestmark = [pytest.mark.machine, pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.machine, pytest.mark.root]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.e2e.linuxsite import LinuxDeployment, linux_deployment
 from tests.linux_students import BASE, FIRST, SERVICE
 from tests.machine.machine import PODMAN, Machine
 
-pytestmark = [pytest.mark.machine, pytest.mark.root, pytest.mark.xdist_group("linux-users")]
+pytestmark = [pytest.mark.machine, pytest.mark.root]
 NAME, WEB = "WKSHP-Fresh", "WKSHP-Ansible101"
 LAST = FIRST + 2
 # A private playbook, as a site writes it: ours does the work.
