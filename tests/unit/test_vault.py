@@ -142,7 +142,7 @@ def test_the_file_comes_first_and_every_password_is_tried(tmp_path: Path) -> Non
         ("secret-4711", 0o700, "is executable, so that ansible-vault runs it"),
         (" \n", 0o600, "is empty"),
         (b"secret-4711\xff", 0o600, "is not UTF-8"),
-        (vaultformat.encrypted(b"secret-4711", "x"), 0o600, "is itself encrypted"),
+        pytest.param(vaultformat.encrypted(b"secret-4711", "x"), 0o600, "is itself encrypted", id="encrypted"),
     ],
 )
 def test_a_file_that_is_no_secret_is_refused(tmp_path: Path, text: str | bytes, mode: int, words: str) -> None:
