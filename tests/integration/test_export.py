@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from tests.parts import require, shared_notebooks
+from tests.parts import require
 from wodmail.errors import Failed
 from wodmail.exporting import folder as exporting
 from wodmail.exporting.cells import ready
@@ -276,17 +276,3 @@ def test_only_documents_of_ours_are_replaced(tmp_path: Path, form: Form) -> None
     beside.write_bytes(slides)
     row = again("text")
     assert (row.document, "no name left" in row.error, beside.read_bytes()) == ("", True, slides)
-
-
-def test_real_notebooks(tmp_path: Path) -> None:
-    """Every notebook of the workshops beside the checkout, when they are there; their pictures are in."""
-    real = shared_notebooks()
-    if real is None:
-        pytest.skip("no real workshops beside the checkout")
-    counted = 0
-    for file in sorted(real.rglob("*.ipynb")):
-        workshop = real / file.relative_to(real).parts[0]
-        where = "" if file.parent == workshop else str(file.parent.relative_to(workshop))
-        assert document_of(file.read_bytes(), Form.PDF, workshop, where, file.stem).startswith(b"%PDF")
-        counted += len(pictures_in(document_of(file.read_bytes(), Form.WORD, workshop, where)))
-    assert counted > 20

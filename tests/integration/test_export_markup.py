@@ -216,6 +216,6 @@ def test_real_notebooks_are_whole(tmp_path: Path) -> None:
             counted += picture.is_file()
         texts = "\n".join(text for style, text in paragraphs(word) if style != "SourceCode")
         assert not re.search(r"!\[|<li|\]\(|```|^#+ ", texts), file
-        printed = pdf_text(document_of(data, Form.PDF, workshop, where, file.stem))
+        printed = pdf_text(document_of(file.read_bytes(), Form.PDF, workshop, where, file.stem))
         assert not re.search(r"!\[|<li", printed), file
     assert counted > 20
