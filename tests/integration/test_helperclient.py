@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.support import wait_until
 from wodmail.errors import Failed, Refused, Temporary
-from wodmail.students.helperclient import HelperClient
+from wodmail.students import helperclient
+from wodmail.students.helperclient import HelperAnswer, HelperClient
 
 ECHO = """
 import json, os, sys, threading
@@ -89,3 +91,19 @@ def test_no_helper_at_all(tmp_path: Path) -> None:
     with pytest.raises(Failed) as error:
         HelperClient([str(tmp_path / "none")], timeout=5).call("ping")
     assert "wodmail helper install" in error.value.operator
+
+
+def test_one_that_ends_just_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its input is closed by who reads its answers, between the look whether it lives and the request."""
+    expect = helperclient._Helper.expect
+
+    def late(helper: helperclient._Helper, number: int) -> Future[HelperAnswer]:
+        future = expect(helper, number)
+        wait_until(lambda: helper.process.stdin is None or helper.process.stdin.closed, what="its end")
+        return future
+
+    monkeypatch.setattr(helperclient._Helper, "expect", late)
+    client = HelperClient(["sh", "-c", "sleep 0.2; echo last words >&2; exit 3"], timeout=30)
+    with pytest.raises(Failed, match="can't be reached") as error:
+        client.call("echo")
+    assert "last words" in error.value.operator

@@ -169,7 +169,7 @@ class HelperClient:
                     raise _GoneError("it has no input")
                 pipe.write(line + payload)
                 pipe.flush()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: it has ended, and its input was closed meanwhile
                 self._helper = None
                 with contextlib.suppress(FutureTimeoutError, _GoneError):
                     return future.result(_CLOSE_SECONDS)
