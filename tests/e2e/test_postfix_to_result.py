@@ -106,9 +106,10 @@ def test_mails_that_came_before_the_worker(backend: Backend, site: Deployment) -
     for student in (9, 10):
         backend.send(f"CREATE {student} 0", body="WKSHP-Test\r\n")
     wait_until(lambda: len(backend.spooled()) == 2, what="two stored mails")
-    work = [sys.executable, "-m", "wodmail", "work", "--until-empty", "--config", str(site.file)]
-    argv = [*asuser.prefix(backend.user), *work]
+    work = [sys.executable, "-X", "faulthandler", "-m", "wodmail", "work", "--until-empty", "--config", str(site.file)]
+    limited = ["timeout", "--signal=ABRT", "120", *work]  # one that hangs says where
+    argv = [*asuser.prefix(backend.user), *limited]
     environment = asuser.environment(backend.user)
-    done = subprocess.run(argv, cwd="/", env=environment, capture_output=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(argv, cwd="/", env=environment, capture_output=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stderr.decode()
     assert site.subjects() == ["Re: CREATE 10 0: done", "Re: CREATE 9 0: done"]
