@@ -90,7 +90,8 @@ class Backend:
 
     def spooled(self) -> list[StoredMail]:
         """The stored mails."""
-        if not (self.state / "spool" / "new").is_dir():
+        # Opened before the first mail lies there, root would make what the user makes.
+        if not list((self.state / "spool" / "new").glob("*")):
             return []
         spool = Spool(self.state / "spool")
         return [spool.read(key) for key in spool.new()]
