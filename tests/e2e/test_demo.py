@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.parts import require
 from tests.support import wait_until
@@ -81,7 +80,6 @@ def tree(folder: Path) -> set[str]:
     return {f"wodmail/share/{name}" for name in found if "__pycache__" not in name}
 
 
-@pytest.mark.timeout(600)
 def test_wheel_is_complete_and_runs_the_demo(tmp_path: Path) -> None:
     require("ssh-keygen")
     source = tmp_path / "source"

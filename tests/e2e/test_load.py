@@ -113,6 +113,5 @@ def test_a_burst_with_one_bad_student_and_another_workshop(site: Deployment) -> 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_a_burst_of_fifty(site: Deployment) -> None:
     check_burst(site, students=50, seconds=500)
