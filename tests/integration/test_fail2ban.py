@@ -232,12 +232,17 @@ class Jail:
         with (self.folder / "out.log").open("wb") as out:
             process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=out, stderr=out)
         try:
-            wait_until(lambda: self.ask("status", "wod-jupyterhub") or process.poll() is not None, what="the jail")
+            # Asked about a jail that is not there yet, it would log an error.
+            wait_until(lambda: self._begun() or process.poll() is not None, what="the jail")
             assert process.poll() is None, (self.folder / "out.log").read_text(encoding="utf-8")
             yield
         finally:
             process.terminate()
             process.wait(timeout=120)
+
+    def _begun(self) -> bool:
+        log = self.folder / "fail2ban.log"
+        return log.exists() and "Jail 'wod-jupyterhub' started" in log.read_text(encoding="utf-8")
 
     def ask(self, *words: str) -> str:
         """What `fail2ban-client` says; nothing when it fails."""
